@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings from the environment: strict, secret-free in every text, checked before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NoReturn
+
+from sa_asherah.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sa_asherah.core.ports import KeyManagementService
+
+__all__ = ["STAGE_NAMES", "Settings", "read_flag", "read_seconds", "read_text"]
+
+STAGE_NAMES = ("ASHERAH_ENV", "APP_ENV", "FLASK_ENV", "DJANGO_ENV", "ENVIRONMENT")
+"""Variables that may say that this process runs in production."""
+
+_KMS_NAMES = ("static", "vault", "vault-transit")
+_FLAGS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def read_text(environ: Mapping[str, str], name: str) -> str | None:
+    """Read a text setting.
+
+    Args:
+        environ: The environment.
+        name: The variable.
+
+    Returns:
+        The value without surrounding white space; `None` where it is missing or empty.
+    """
+    return environ.get(name, "").strip() or None
+
+
+def read_flag(environ: Mapping[str, str], name: str) -> bool | None:
+    """Read a boolean setting: `1`, `0`, `true` or `false`.
+
+    Args:
+        environ: The environment.
+        name: The variable.
+
+    Returns:
+        The value, `None` where it is missing or empty.
+
+    Raises:
+        ConfigurationError: The value is none of these words.
+    """
+    value = read_text(environ, name)
+    if value is None:
+        return None
+    if value.lower() not in _FLAGS:
+        raise ConfigurationError(f"{name} must be true or false; got {value!r}")
+    return _FLAGS[value.lower()]
+
+
+def read_seconds(environ: Mapping[str, str], name: str, default: timedelta, least: int) -> timedelta:
+    """Read a time as a whole number of seconds.
+
+    Args:
+        environ: The environment.
+        name: The variable.
+        default: The value where it is missing or empty.
+        least: The smallest number allowed.
+
+    Returns:
+        The time.
+
+    Raises:
+        ConfigurationError: The value is not such a number.
+    """
+    value = read_text(environ, name)
+    if value is None:
+        return default
+    # Ten digits are 300 years: more would overflow the dates of keys.
+    if not re.fullmatch("[0-9]{1,10}", value) or int(value) < least:
+        raise ConfigurationError(f"{name} must be a whole number of seconds, {least} or more; got {value!r}")
+    return timedelta(seconds=int(value))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Asherah.from_env` needs to know. It may hold secrets: its `repr` shows none and it cannot be pickled.
+
+    Attributes:
+        service: Name of the service, part of every key id.
+        product: Name of the product, part of every key id.
+        kms: Which key management service wraps the system keys: `static`, `vault` or `vault-transit` (the same).
+        environ: The variables that the key management service reads: `VAULT_*`, `BAO_*` and `STAGE_NAMES`.
+        static_master_key_hex: The static master key, 64 hexadecimal digits.
+        expire_after: Age at which a key encrypts no more.
+        check_interval: How often a cached key is checked against the key table.
+        precision: What the date of a new key is rounded down to.
+        region_suffix: Suffix of the key ids of this region.
+        peers: Whether other Asherah implementations use the same key table.
+    """
+
+    service: str
+    product: str
+    kms: str
+    environ: Mapping[str, str] = field(repr=False, compare=False)
+    static_master_key_hex: str | None = field(default=None, repr=False)
+    expire_after: timedelta = timedelta(days=90)
+    check_interval: timedelta = timedelta(minutes=60)
+    precision: timedelta = timedelta(minutes=1)
+    region_suffix: str | None = None
+    peers: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings; an empty variable counts as missing.
+
+        Args:
+            environ: The environment. What it holds later does not change the settings.
+
+        Returns:
+            The settings, each of them checked by itself.
+
+        Raises:
+            ConfigurationError: A setting is missing or malformed; the text names it and the remedy.
+        """
+        return cls(
+            service=_required(environ, "SERVICE_NAME", "the name of this service, e.g. records"),
+            product=_required(environ, "PRODUCT_ID", "the name of the product it belongs to, e.g. clinic"),
+            kms=_kms_name(environ),
+            environ=MappingProxyType({name: environ[name] for name in environ if _is_for_kms(name)}),
+            static_master_key_hex=read_text(environ, "STATIC_MASTER_KEY_HEX"),
+            expire_after=read_seconds(environ, "EXPIRE_AFTER_SECS", cls.expire_after, least=1),
+            check_interval=read_seconds(environ, "REVOKE_CHECK_INTERVAL_SECS", cls.check_interval, least=0),
+            precision=read_seconds(environ, "CREATE_DATE_PRECISION_SECS", cls.precision, least=1),
+            region_suffix=read_text(environ, "REGION_SUFFIX"),
+            peers=read_flag(environ, "ASHERAH_PEERS") or False,
+        )
+
+    def open_kms(self) -> KeyManagementService:
+        """Make the key management service that the settings name. Nothing is asked of it yet.
+
+        Returns:
+            The service; whoever asked for it closes it.
+
+        Raises:
+            ConfigurationError: A setting of the service is missing, malformed or unsafe, or its extra is missing.
+        """
+        # By name: this module is below `sa_asherah.kms`, whose modules read their settings with its functions.
+        service: KeyManagementService = import_module("sa_asherah.kms").open_kms(self)
+        return service
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Settings may hold secrets and cannot be pickled; call Settings.from_env() in each process")
+
+
+def _required(environ: Mapping[str, str], name: str, meaning: str) -> str:
+    value = read_text(environ, name)
+    if value is None:
+        raise ConfigurationError(f"{name} is required: {meaning}")
+    return value
+
+
+def _kms_name(environ: Mapping[str, str]) -> str:
+    name = _required(environ, "KMS", f"one of {', '.join(_KMS_NAMES)}; there is no default")
+    if name not in _KMS_NAMES:
+        raise ConfigurationError(f"KMS must be one of {', '.join(_KMS_NAMES)}; got {name!r}")
+    return name
+
+
+def _is_for_kms(name: str) -> bool:
+    return name.startswith(("VAULT_", "BAO_")) or name in STAGE_NAMES

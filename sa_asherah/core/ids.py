@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The coordinates of a key: its id, made of service, product, region suffix and partition, and its date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sa_asherah.core.encoding import has_utf8
+from sa_asherah.errors import ConfigurationError, OwnerRequiredError
+
+__all__ = ["MAX_CREATED", "MAX_ID_LENGTH", "KeyIds"]
+
+MAX_CREATED = 253_402_300_799
+"""The last second of the year 9999: no database stores a later one."""
+
+MAX_ID_LENGTH = 255
+"""Characters of the `id` column. A database may cut a longer id silently, and its data would be lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyIds:
+    """Builds the key ids of one service and product.
+
+    Asherah joins the parts of an id with `_` and does not escape it, so service `a_b` with partition `u` and service
+    `b` with partition `u_a` share an id. Hence `_` is refused in the names, or, in a table that is shared with other
+    implementations and their names (`peers`), in the partitions.
+
+    Attributes:
+        service: Name of the service.
+        product: Name of the product.
+        suffix: Region suffix, empty for none.
+        peers: Whether other Asherah implementations use the same key table.
+    """
+
+    service: str
+    product: str
+    suffix: str = ""
+    peers: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse names that make ids ambiguous or unreadable for other implementations.
+
+        Raises:
+            ConfigurationError: A name is unusable.
+        """
+        self._check("service", self.service)
+        self._check("product", self.product)
+        if self.suffix:
+            self._check("region suffix", self.suffix)
+        if len(self.system_key_id()) > MAX_ID_LENGTH:
+            raise ConfigurationError(
+                f"service, product and suffix make a key id longer than {MAX_ID_LENGTH} characters; shorten one"
+            )
+
+    def _check(self, what: str, name: str) -> None:
+        if not name:
+            raise ConfigurationError(
+                f"the {what} name is empty; set it to the name that all processes of this application use"
+            )
+        if "_" in name and not self.peers:
+            raise ConfigurationError(
+                f"the {what} name {name!r} contains '_', which makes key ids ambiguous; use '-', or set peers=True "
+                "(ASHERAH_PEERS=1) if other Asherah implementations already use this name"
+            )
+        # MySQL compares ids with trailing spaces as equal; the Rust peers do not unescape JSON in key records.
+        if name != name.strip() or not name.isprintable() or '"' in name or "\\" in name:
+            raise ConfigurationError(
+                f"the {what} name {name!r} has surrounding spaces, quotes, backslashes or unprintable characters"
+            )
+
+    def _joined(self, *parts: str) -> str:
+        suffix = (self.suffix,) if self.suffix else ()
+        return "_".join((*parts, self.service, self.product, *suffix))
+
+    def system_key_id(self) -> str:
+        """Name the system key of this service and product.
+
+        Returns:
+            The key id.
+        """
+        return self._joined("_SK")
+
+    def intermediate_key_id(self, partition: str) -> str:
+        """Name the intermediate key of a partition.
+
+        Args:
+            partition: The partition, as it is.
+
+        Returns:
+            The key id.
+
+        Raises:
+            OwnerRequiredError: The partition is empty, no valid text, too long or ambiguous.
+        """
+        if not partition:
+            raise OwnerRequiredError("the partition is empty; give the row an owner before it is encrypted")
+        if "\x00" in partition or not has_utf8(partition):
+            raise OwnerRequiredError(
+                "the partition contains a NUL character or a lone surrogate; use valid Unicode text as owner"
+            )
+        if "_" in partition and "_" in self.service + self.product + self.suffix:
+            raise OwnerRequiredError(
+                "the partition contains '_', and so does the service, product or region suffix: the key id would be "
+                "ambiguous. Use owners without '_', or names without '_'"
+            )
+        key_id = self._joined("_IK", partition)
+        excess = len(key_id) - MAX_ID_LENGTH
+        if excess > 0:
+            raise OwnerRequiredError(f"the partition makes the key id {excess} characters too long; shorten the owner")
+        return key_id

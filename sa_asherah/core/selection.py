@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which keys encrypt: the decisions, in one pass over the key table."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, NoReturn
+
+from sa_asherah.errors import (
+    KeyExpiredError,
+    KeyRecordError,
+    KmsError,
+    MetastoreError,
+    MetastoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from sa_asherah.core.flight import Flights
+    from sa_asherah.core.key import Key
+    from sa_asherah.core.key_record import KeyRecord
+    from sa_asherah.core.keyring import Keyring
+    from sa_asherah.core.policy import CryptoPolicy
+    from sa_asherah.core.ports import KeyRow, KeyRows
+
+__all__ = ["Selection"]
+
+_AHEAD = 300
+_TRIES = 5
+
+_logger = logging.getLogger("sa_asherah.hierarchy")
+
+
+class Selection:
+    """Finds or makes the intermediate keys that may encrypt now, for several partitions at once.
+
+    The newest record of an id counts, and only that. It encrypts if neither it nor its system key is expired or
+    revoked; else a new key takes over. A record that does not hold is an error, never a reason for a new key.
+
+    Attributes:
+        now: When the pass began, in seconds.
+        chosen: The keys found or made, by intermediate key id.
+        degraded: Whether an expired one is among them because no successor could be made.
+    """
+
+    def __init__(
+        self,
+        keyring: Keyring,
+        policy: CryptoPolicy,
+        rows: KeyRows,
+        partitions: Mapping[str, str],
+        flights: Flights | None,
+    ) -> None:
+        """Prepare a pass.
+
+        Args:
+            keyring: The unwrapped keys.
+            policy: Expiry, dates, grace.
+            rows: The key table.
+            partitions: The partitions by intermediate key id.
+            flights: Single flight for creating a system key; `None` if the rows are in the caller's transaction, where
+                nobody may wait for anybody.
+        """
+        self._keyring = keyring
+        self._policy = policy
+        self._rows = rows
+        self._partitions = partitions
+        self._flights = flights
+        self.now = policy.clock()
+        self._system_id = keyring.ids.system_key_id()
+        self._newest: dict[str, KeyRow] = {}
+        self._seen: dict[tuple[str, int], KeyRow] = {}
+        self.chosen: dict[str, Key] = {}
+        self.degraded = False
+
+    def run(self) -> None:
+        """Make the pass; `chosen` holds the keys then.
+
+        Raises:
+            KeyRecordError: A record does not hold.
+            KeyExpiredError: No successor could be made, and the grace is over.
+            KmsError: The KMS failed.
+            MetastoreError: The key table failed.
+        """
+        self._look((self._system_id, *self._partitions))
+        others = [key_id for key_id in self._partitions if not self._is_as_before(key_id)]
+        if others:
+            self._bring_back(others)
+            missing = [key_id for key_id in others if not self._is_valid_now(key_id)]
+            if missing:
+                self.chosen.update(self._replace(missing))
+
+    def _look(self, key_ids: Collection[str]) -> None:
+        found = self._rows.newest(tuple(key_ids), int(self.now) + _AHEAD)
+        self._newest.update(found)
+        for row in found.values():
+            self._seen[row.id, row.created] = row
+
+    def _read(self, pairs: Collection[tuple[str, int]]) -> None:
+        if pairs:
+            self._seen.update(self._rows.exact(tuple(pairs)))
+
+    def _parent_of_newest(self, key_id: str) -> tuple[str, int] | None:
+        row = self._newest.get(key_id)
+        return None if row is None else self._keyring.record(row).parent
+
+    # What decides whether a key may encrypt
+
+    def _is_valid(self, record: KeyRecord) -> bool:
+        return not record.revoked and not self._policy.is_expired(record.created, self.now)
+
+    def _is_in_grace(self, record: KeyRecord) -> bool:
+        return (
+            not record.revoked and self.now <= record.created + self._policy.expire_after + self._policy.rotation_grace
+        )
+
+    def _is_as_before(self, key_id: str) -> bool:
+        """Choose the key that encrypted last, if its record and its system key's are still exactly the same."""
+        key = self._keyring.intermediate.newest(key_id)
+        row = self._newest.get(key_id)
+        if key is None or row is None or key.parent is None or row.text != key.text or row.created != key.created:
+            return False
+        parent = key.parent
+        parent_row = self._seen.get((parent.id, parent.created))
+        if parent_row is None or parent_row.text != parent.text:
+            return False
+        if not self._is_valid(key.record) or not self._is_valid(parent.record):
+            return False
+        self.chosen[key_id] = key
+        return True
+
+    def _is_valid_now(self, key_id: str) -> bool:
+        key = self._valid_key(key_id)
+        if key is not None:
+            self.chosen[key_id] = key
+        return key is not None
+
+    def _valid_key(self, key_id: str, may: Callable[[KeyRecord], bool] | None = None) -> Key | None:
+        """Unwrap the newest key if it and its system key may encrypt, by default: are valid."""
+        may = may or self._is_valid
+        row = self._newest.get(key_id)
+        if row is None:
+            return None
+        record = self._keyring.record(row)
+        parent_row = None if record.parent is None else self._seen.get(record.parent)
+        if parent_row is None or not may(record) or not may(self._keyring.record(parent_row)):
+            return None
+        parent = self._keyring.system_key(parent_row)
+        return self._keyring.intermediate_key(row, self._partitions[key_id], parent)
+
+    def _valid_system_key(self, may: Callable[[KeyRecord], bool] | None = None) -> Key | None:
+        row = self._newest.get(self._system_id)
+        if row is None or not (may or self._is_valid)(self._keyring.record(row)):
+            return None
+        key = self._keyring.system_key(row)
+        self._keyring.system.put_newest(key)
+        return key
+
+    # Records that the table lost
+
+    def _bring_back(self, key_ids: Collection[str]) -> None:
+        """Insert again what this process holds and the table lost: after a failover, a restore, a roll-back."""
+        lost = [
+            key for key in map(self._keyring.intermediate.newest, key_ids) if key is not None and self._is_lost(key)
+        ]
+        named = {place for place in map(self._parent_of_newest, key_ids) if place is not None}
+        named.update(key.record.parent for key in lost if key.record.parent is not None)
+        self._read(named.difference(self._seen))
+        parents = {key.parent for key in lost if key.parent is not None}
+        parents.update(key for key in map(self._parent_in_memory, key_ids) if key is not None)
+        parents = {key for key in parents if (key.id, key.created) not in self._seen}
+        newest = self._keyring.system.newest(self._system_id)
+        if newest is not None and self._is_lost(newest):
+            parents.add(newest)
+        self._insert_again(parents)
+        self._insert_again([key for key in lost if self._opens_again(key)])
+
+    def _is_lost(self, key: Key) -> bool:
+        row = self._newest.get(key.id)
+        return key.created <= int(self.now) + _AHEAD and (row is None or row.created < key.created)
+
+    def _parent_in_memory(self, key_id: str) -> Key | None:
+        """Find the system key that opens the newest record, if the table lacks it."""
+        row = self._newest.get(key_id)
+        place = self._parent_of_newest(key_id)
+        parent = None if place is None or place in self._seen else self._keyring.system.get(*place)
+        if row is None or parent is None:
+            return None
+        with contextlib.suppress(KeyRecordError):
+            self._keyring.intermediate_key(row, self._partitions[key_id], parent)
+            return parent
+        return None
+
+    def _opens_again(self, key: Key) -> bool:
+        """Tell whether the table has the lost key's system key, and not another one in its place."""
+        row = None if key.record.parent is None else self._seen.get(key.record.parent)
+        if row is not None and key.parent is not None and self._keyring.system_key(row).has_same_secret(key.parent):
+            return True
+        self._keyring.intermediate.forget(key)
+        return False
+
+    def _insert_again(self, keys: Collection[Key]) -> None:
+        if not keys:
+            return
+        # In the caller's transactions a roll-back is the usual cause.
+        level = logging.DEBUG if self._flights is None else logging.ERROR
+        for key in keys:
+            _logger.log(level, "the record of key %s created %d was lost and is inserted again", key.id, key.created)
+        self._rows.insert([key.row for key in keys])
+        self._read([(key.id, key.created) for key in keys])
+        for key in keys:
+            row = self._seen.get((key.id, key.created))
+            newest = self._newest.get(key.id)
+            if row is not None and (newest is None or newest.created < row.created):
+                self._newest[key.id] = row
+
+    # New keys
+
+    def _replace(self, missing: Collection[str]) -> dict[str, Key]:
+        try:
+            return self._make(missing, self._system_key())
+        except (MetastoreUnavailableError, KeyRecordError):
+            raise
+        except (KmsError, MetastoreError) as error:
+            return self._hold_over(missing, error)
+
+    def _system_key(self) -> Key:
+        """Find the system key that wraps new keys, or make one."""
+        key = self._valid_system_key()
+        if key is not None:
+            return key
+        flight = (
+            contextlib.nullcontext(enter_result=False) if self._flights is None else self._flights.turn(self._system_id)
+        )
+        with flight as waited:
+            if waited:
+                self._look((self._system_id,))
+                key = self._valid_system_key()
+            return key or self._make_system_key()
+
+    def _make_system_key(self) -> Key:
+        if not self._policy.create_system_keys:
+            raise KeyExpiredError(
+                f"there is no system key {self._system_id!r} that may encrypt, and this process may not make one "
+                "(create_system_keys=False); run the rotation with the officer's token"
+            )
+        made = self._store(
+            {self._system_id},
+            lambda _key_id, created: self._keyring.new_system_key(created),
+            lambda _key_id: self._valid_system_key(),
+        )
+        key = made[self._system_id]
+        self._keyring.system.put_newest(key)
+        _logger.info("system key %s created %d", key.id, key.created)
+        return key
+
+    def _make(self, missing: Collection[str], parent: Key) -> dict[str, Key]:
+        def make(key_id: str, created: int) -> Key:
+            return self._keyring.new_intermediate_key(self._partitions[key_id], created, parent)
+
+        def winner(key_id: str) -> Key | None:
+            parent = self._parent_of_newest(key_id)
+            self._read(() if parent is None or parent in self._seen else (parent,))
+            return self._valid_key(key_id)
+
+        return self._store(missing, make, winner)
+
+    def _store(
+        self, key_ids: Collection[str], make: Callable[[str, int], Key], winner: Callable[[str], Key | None]
+    ) -> dict[str, Key]:
+        """Insert new keys and read back who won; a lost race against a key that may not encrypt goes one second on."""
+        stored: dict[str, Key] = {}
+        pending = {key_id: self._next_created(key_id) for key_id in key_ids}
+        for _ in range(_TRIES):
+            drafts = {key_id: make(key_id, created) for key_id, created in pending.items()}
+            self._rows.insert([draft.row for draft in drafts.values()])
+            self._read([(draft.id, draft.created) for draft in drafts.values()])
+            for key_id, draft in drafts.items():
+                row = self._seen.get((key_id, draft.created))
+                if row is None:
+                    raise MetastoreError(
+                        f"key record {key_id!r} created {draft.created} was inserted and is not there; check the table "
+                        "encryption_key (asherah.check) and its triggers and row policies"
+                    )
+                self._newest[key_id] = row
+                key = self._keyring.keep(draft, row) or winner(key_id)
+                if key is None:
+                    pending[key_id] = draft.created + 1
+                else:
+                    stored[key_id] = key
+                    del pending[key_id]
+            if not pending:
+                return stored
+        raise MetastoreError(
+            f"{len(pending)} keys could not be made in {_TRIES} tries, the first is {min(pending)!r}: every date tried "
+            "holds a revoked or expired key. Try again in a minute"
+        )
+
+    def _next_created(self, key_id: str) -> int:
+        created = self._policy.truncate(self.now)
+        row = self._newest.get(key_id)
+        return created if row is None else max(created, row.created + 1)
+
+    # When no successor can be made
+
+    def _hold_over(self, missing: Collection[str], error: Exception) -> dict[str, Key]:
+        self.degraded = True
+        held: dict[str, Key] = {}
+        without: list[str] = []
+        for key_id in missing:
+            key = self._valid_key(key_id, self._is_in_grace)
+            if key is None:
+                without.append(key_id)
+            else:
+                held[key_id] = key
+        if held:
+            _logger.warning("%d expired keys encrypt on, no successor could be made: %s", len(held), error)
+        if without:
+            row = self._newest.get(self._system_id)
+            # With a valid system key the fault lies elsewhere.
+            is_other = row is not None and self._is_valid(self._keyring.record(row))
+            parent = None if is_other else self._valid_system_key(self._is_in_grace)
+            if parent is None:
+                self._refuse(without, error)
+            held.update(self._make(without, parent))
+        return held
+
+    def _refuse(self, without: Collection[str], error: Exception) -> NoReturn:
+        rows = [self._newest[key_id] for key_id in (*without, self._system_id) if key_id in self._newest]
+        old = [row.id for row in rows if not self._is_valid(self._keyring.record(row))]
+        if not old or isinstance(error, KeyExpiredError):
+            raise error
+        raise KeyExpiredError(
+            f"the newest key {old[0]!r} is expired or revoked, and no successor could be made: {error}"
+        ) from error

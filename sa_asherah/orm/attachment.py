@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One engine's Asherah: its hierarchy, and the listeners that carry every statement through it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.sql.lambdas import LambdaElement
+
+from sa_asherah import metastore
+from sa_asherah.core import cell
+from sa_asherah.errors import ConfigurationError, OwnerChangedError
+from sa_asherah.orm.element import SUPPORTED_DIALECTS
+from sa_asherah.orm.inserts import rewrite_insert
+from sa_asherah.orm.nested import has_nested, rewrite_nested
+from sa_asherah.orm.plan import plan_of
+from sa_asherah.orm.refusal import shape_of
+from sa_asherah.orm.updates import rewrite_update, writes_encrypted
+
+if TYPE_CHECKING:
+    from sa_asherah.core.hierarchy import Hierarchy
+    from sa_asherah.core.key import Key
+
+__all__ = ["Attachment"]
+
+_logger = logging.getLogger("sa_asherah.orm")
+
+Parameters = Sequence[Mapping[str, Any]]
+
+
+class Attachment:
+    """What `attach` puts on an engine; the engine owns it. Safe to share between threads."""
+
+    def __init__(self, engine: Engine, hierarchy: Hierarchy, owner: object, *, key_engine: Engine | None = None) -> None:
+        """Prepare, without touching the engine.
+
+        Args:
+            engine: The root engine.
+            hierarchy: Keys for this engine's data.
+            owner: The `Asherah` that attaches; kept alive with the engine.
+            key_engine: The engine that holds the key table, if another.
+        """
+        self.hierarchy = hierarchy
+        self.owner = owner
+        self._key_engine = None if key_engine is None else ref(key_engine)
+        self._engine = ref(engine)
+        self._reading: ContextVar[ref[Connection] | None] = ContextVar("sa_asherah_reading", default=None)
+        self._remembers_connection = engine.dialect.name == "sqlite" and key_engine is None
+        self._checked = False
+        self._lock = Lock()
+        self._listeners: list[tuple[str, Any]] = [
+            ("before_execute", self._before_execute),
+            ("before_cursor_execute", self._before_cursor_execute),
+            ("after_cursor_execute", self._after_cursor_execute),
+        ]
+        if not engine.dialect.supports_sane_multi_rowcount:
+            self._listeners.append(("do_executemany", self._do_executemany))
+
+    def install(self) -> None:
+        """Add the listeners and make the keys reachable from result processors.
+
+        Raises:
+            ConfigurationError: The engine's database family is not supported.
+        """
+        engine = self._engine()
+        assert engine is not None
+        if engine.dialect.name not in SUPPORTED_DIALECTS:
+            raise ConfigurationError(
+                f"engines of {engine.dialect.name!r} are not supported; supported are {', '.join(SUPPORTED_DIALECTS)}"
+            )
+        if engine.dispatch.before_execute:
+            _logger.warning("a before_execute listener was registered on this engine earlier; it sees plaintext parameters")
+        for name, listener in self._listeners:
+            event.listen(engine, name, listener, retval=name == "before_execute")
+        engine.dialect._sa_asherah = self  # type: ignore[attr-defined]
+
+    def remove(self) -> None:
+        """Take everything off the engine again and forget the keys."""
+        engine = self._engine()
+        if engine is not None:
+            for name, listener in self._listeners:
+                event.remove(engine, name, listener)
+            del engine.dialect._sa_asherah  # type: ignore[attr-defined]
+        self.hierarchy.close()
+
+    def row_keys(self, family: Any) -> dict[bytes, Any]:
+        """Give the dictionary of open data row keys of one partition template and owner kind.
+
+        Args:
+            family: Template and kind.
+        """
+        return self.hierarchy.row_keys.setdefault(family, {})
+
+    def context(self, partition: str, label: str) -> bytes:
+        """Give what a cell is bound to.
+
+        Args:
+            partition: The owner's partition.
+            label: The column's label.
+        """
+        ids = self.hierarchy.ids
+        return cell.context(ids.service, ids.product, partition, label)
+
+    def encryption_keys(self, partitions: Collection[str], connection: Connection) -> dict[str, Key]:
+        """Find or make the keys for writing.
+
+        Args:
+            partitions: The owners' partitions.
+            connection: The executing connection.
+        """
+        return self.hierarchy.encryption_keys(partitions, connection)
+
+    def decryption_key(self, partition: str, created: int) -> Key:
+        """Find the key of a cell.
+
+        Args:
+            partition: The owner's partition.
+            created: Date of the key, from the cell.
+        """
+        return self.hierarchy.decryption_key(partition, created, self._reading_connection())
+
+    def reload(self, key: Key) -> Key:
+        """Read a key's record once more.
+
+        Args:
+            key: The key under which a commitment failed.
+        """
+        return self.hierarchy.reload(key, self._reading_connection())
+
+    def check(self, connection: Connection) -> None:
+        """Check the key table and the database once before the first statement with encrypted columns.
+
+        Args:
+            connection: The executing connection.
+        """
+        with self._lock:
+            if self._checked:
+                return
+            self._checked = True
+        try:
+            self.check_now(connection)
+        except BaseException:
+            self._checked = False
+            raise
+
+    def check_now(self, connection: Connection) -> None:
+        """Check the key table and the database.
+
+        Args:
+            connection: A connection of the attached engine.
+
+        Raises:
+            AsherahError: Something is missing or unsafe.
+        """
+        key_engine = None if self._key_engine is None else self._key_engine()
+        if key_engine is None:
+            metastore.check(connection, peers=self.hierarchy.ids.peers)
+            return
+        with key_engine.connect() as other:
+            metastore.check(other, peers=self.hierarchy.ids.peers)
+
+    def _reading_connection(self) -> Connection | None:
+        reference = self._reading.get()
+        connection = None if reference is None else reference()
+        return None if connection is None or connection.closed else connection
+
+    def _before_execute(
+        self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Mapping[str, Any]
+    ) -> tuple[Any, Any, Any]:
+        if isinstance(statement, LambdaElement) and getattr(statement._resolved, "is_dml", False):
+            statement = statement._resolved
+        if has_nested(statement):
+            parameters = multiparams or ([params] if params else [])
+
+            def rewrite(inner: Any) -> Any:
+                return self._rewrite(connection, inner, parameters[:1], options)[0]
+
+            statement = rewrite_nested(statement, rewrite)
+        if getattr(statement, "is_insert", False) or getattr(statement, "is_update", False):
+            parameters = multiparams or ([params] if params else [])
+            statement, parameters = self._rewrite(connection, statement, parameters, options)
+            return statement, list(parameters), {}
+        return statement, multiparams, params
+
+    def _rewrite(
+        self, connection: Connection, statement: Any, parameters: Parameters, options: Mapping[str, Any]
+    ) -> tuple[Any, Parameters]:
+        if isinstance(statement, Insert):
+            plan = plan_of(statement.table)
+            if plan is not None:
+                self.check(connection)
+                return rewrite_insert(self, connection, statement, parameters, plan)
+        elif isinstance(statement, Update) and writes_encrypted(statement):
+            self.check(connection)
+            return rewrite_update(self, connection, statement, parameters, options)
+        return statement, parameters
+
+    def _before_cursor_execute(  # noqa: PLR0917 -- SQLAlchemy's signature
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool  # noqa: FBT001
+    ) -> None:
+        compiled = context.compiled if context is not None else None
+        if not isinstance(compiled, SQLCompiler):
+            return
+        shape = compiled.__dict__.get("_sa_asherah_shape")
+        if shape is None:
+            try:
+                shape = shape_of(compiled)
+            except BaseException:
+                _forget_compiled(connection, context, compiled)
+                raise
+        if shape.encrypted:
+            if not self._checked:
+                self.check(connection)
+            if self._remembers_connection:
+                self._reading.set(ref(connection))
+
+    def _after_cursor_execute(  # noqa: PLR0917 -- SQLAlchemy's signature
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool  # noqa: FBT001
+    ) -> None:
+        compiled = context.compiled if context is not None else None
+        shape = getattr(compiled, "_sa_asherah_shape", None)
+        if shape is None or not shape.guards or context.__dict__.get("_sa_asherah_counted"):
+            return
+        _require_matched(_expected(context, shape.guards), cursor.rowcount)
+
+    def _do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
+        """Send guarded rows one at a time where the driver does not count the rows of an executemany."""
+        shape = getattr(context.compiled, "_sa_asherah_shape", None)
+        if shape is None or not shape.guards:
+            return None
+        matched = 0
+        for row in parameters:
+            cursor.execute(statement, row)
+            matched += cursor.rowcount
+        context._sa_asherah_counted = True
+        _require_matched(_expected(context, shape.guards), matched)
+        return True
+
+
+def _expected(context: Any, guards: Sequence[str]) -> int:
+    return sum(all(row.get(name) is not None for name in guards) for row in context.compiled_parameters)
+
+
+def _require_matched(expected: int, matched: int) -> None:
+    if 0 <= matched < expected:
+        raise OwnerChangedError(
+            f"an UPDATE of encrypted columns matched {matched} of {expected} rows: somebody else changed the owner of a row "
+            "or deleted it since it was read; roll back, read again and repeat"
+        )
+
+
+def _forget_compiled(connection: Connection, context: Any, compiled: SQLCompiler) -> None:
+    """A refused statement may hold a plaintext literal: do not leave it in the statement cache."""
+    cache = context.execution_options.get("compiled_cache", connection.engine._compiled_cache)
+    for key, value in list(cache.items()) if cache is not None else ():
+        if value is compiled:
+            del cache[key]
