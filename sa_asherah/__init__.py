@@ -4,8 +4,9 @@
 from sa_asherah import errors
 from sa_asherah.asherah import Asherah
 from sa_asherah.errors import *  # noqa: F403
-from sa_asherah.orm import flush as _flush  # noqa: F401 -- registers the listeners on Mapper and Session
+from sa_asherah.orm import flush as _flush  # noqa: F401 # pyright: ignore[reportUnusedImport] # registers listeners
 from sa_asherah.orm.scope import partition_scope
 from sa_asherah.orm.types import Encrypted
 
-__all__ = ["Asherah", "Encrypted", "partition_scope", *errors.__all__]
+__all__ = ["Asherah", "Encrypted", "partition_scope"]
+__all__ += errors.__all__

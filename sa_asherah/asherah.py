@@ -5,13 +5,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
-
-from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sa_asherah import metastore as key_table
 from sa_asherah.config import Settings
@@ -23,6 +19,11 @@ from sa_asherah.errors import ConfigurationError, NotAttachedError, UsageError
 from sa_asherah.orm.attachment import Attachment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
     from sa_asherah.core.ports import KeyManagementService
 
 __all__ = ["Asherah"]
@@ -35,7 +36,7 @@ class Asherah:
     hierarchy of its own, since a cached key belongs to one key table; the key service is shared.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the settings of a deployment, by keyword
         self,
         service: str,
         product: str,
@@ -146,7 +147,7 @@ class Asherah:
         hierarchy = Hierarchy(
             self._ids, self._policy, self._kms, key_table.open_metastore(keys, separate=metastore is not None)
         )
-        Attachment(root, hierarchy, self, key_engine=None if keys is root else keys).install()
+        Attachment(root, hierarchy, self, key_engine=None if keys is root else keys).install(root)
         self._engines.add(root)
 
     def detach(self, engine: Engine | AsyncEngine) -> None:
@@ -207,7 +208,9 @@ class Asherah:
             if not engines:
                 raise NotAttachedError("no engine is attached: call asherah.attach(engine) first")
             if len(engines) > 1:
-                raise UsageError("several engines are attached: say which key table with session(partition, engine=...)")
+                raise UsageError(
+                    "several engines are attached: say which key table with session(partition, engine=...)"
+                )
             engine = engines[0]
         return Session(self._attachment(engine).hierarchy, partition, connection)
 
@@ -226,7 +229,7 @@ class Asherah:
 
 def _root(engine: Engine | AsyncEngine) -> Engine:
     """Find the engine behind an asynchronous engine or an option clone."""
-    found: Any = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    found: Any = getattr(engine, "sync_engine", engine)
     while hasattr(found, "_proxied"):
         found = found._proxied  # noqa: SLF001 -- listeners of a clone would miss the root's statements
     return found  # type: ignore[no-any-return]

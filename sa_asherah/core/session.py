@@ -122,19 +122,16 @@ class Session:
                 "for the record's own partition"
             )
         key = self._hierarchy.decryption_key(self._partition, created, self._connection)
-        try:
-            return _open(key, parsed)
-        except aead.InvalidTag:
+        data = _open(key, parsed)
+        if data is None:
             current = self._hierarchy.reload(key, self._connection)
-        if current is not key:
-            try:
-                return _open(current, parsed)
-            except aead.InvalidTag:
-                pass
-        raise DecryptionError(
-            f"a data row record of the key {key_id!r} created {created} does not open: it was altered or damaged; "
-            "restore it from a backup"
-        )
+            data = None if current is key else _open(current, parsed)
+        if data is None:
+            raise DecryptionError(
+                f"a data row record of the key {key_id!r} created {created} does not open: it was altered or damaged; "
+                "restore it from a backup"
+            )
+        return data
 
     def store(self, data: bytes, storer: Callable[[str], T]) -> T:
         """Encrypt bytes and pass the record on.
@@ -166,9 +163,13 @@ class Session:
             raise UsageError("this session is closed; open another one with asherah.session(partition)")
 
 
-def _open(key: Key, record: DataRowRecord) -> bytes:
-    row_key = bytearray(aead.open_(key.secret, record.key))
+def _open(key: Key, record: DataRowRecord) -> bytes | None:
+    """Open a record; `None` if it does not open under this key."""
     try:
-        return aead.open_(row_key, record.data)
-    finally:
-        row_key[:] = bytes(len(row_key))
+        row_key = bytearray(aead.open_(key.secret, record.key))
+        try:
+            return aead.open_(row_key, record.data)
+        finally:
+            row_key[:] = bytes(len(row_key))
+    except aead.InvalidTag:
+        return None

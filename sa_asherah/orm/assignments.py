@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam
-from sqlalchemy.schema import Table
-from sqlalchemy.sql.dml import ValuesBase
 from sqlalchemy.sql.elements import BindParameter, ColumnElement, Null
 from sqlalchemy.util import immutabledict
 
 from sa_asherah.errors import UnsupportedValueError
+
+if TYPE_CHECKING:
+    from sqlalchemy.schema import Table
+    from sqlalchemy.sql.dml import ValuesBase
 
 __all__ = ["ABSENT", "Assignments", "column_key", "literal_value"]
 
@@ -122,7 +124,7 @@ class Assignments:
         return [literal_value(self._values[name], row, what) for row in self.parameters]
 
     def seen(self) -> list[Row]:
-        """Show the values of each row by `Column.key`, for defaults that depend on them; SQL expressions are left out."""
+        """Show the values of each row by `Column.key`, SQL expressions left out, for defaults that depend on them."""
         shown: list[Row] = []
         for row in self._rows:
             named = row if self._multi else self._values
@@ -156,13 +158,13 @@ class Assignments:
             for row, value in zip(self.parameters, values, strict=True):
                 row[name] = value
 
-    def statement(self) -> ValuesBase:
-        """Rebuild the statement with the values put; SQLAlchemy's own `values()` would keep the old ones beside them."""
+    def statement(self) -> Any:
+        """Rebuild the statement with the values put; SQLAlchemy's own `values()` would keep the old ones too."""
         statement: Any = self._original._generate()  # copy.copy() would undo what an annotated statement gained
         if self._multi:
             statement._multi_values = (self._multi,)
         elif self._ordered is not None:
-            statement._ordered_values = list(self._values.items())  # type: ignore[attr-defined]
+            statement._ordered_values = list(self._values.items())
         elif self._values or statement._values:
             statement._values = immutabledict(self._values) if self._values else None
         return statement

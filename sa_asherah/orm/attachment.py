@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.lambdas import LambdaElement
@@ -27,6 +26,8 @@ from sa_asherah.orm.refusal import shape_of
 from sa_asherah.orm.updates import rewrite_update, writes_encrypted
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+
     from sa_asherah.core.hierarchy import Hierarchy
     from sa_asherah.core.key import Key
 
@@ -40,7 +41,9 @@ Parameters = Sequence[Mapping[str, Any]]
 class Attachment:
     """What `attach` puts on an engine; the engine owns it. Safe to share between threads."""
 
-    def __init__(self, engine: Engine, hierarchy: Hierarchy, owner: object, *, key_engine: Engine | None = None) -> None:
+    def __init__(
+        self, engine: Engine, hierarchy: Hierarchy, owner: object, *, key_engine: Engine | None = None
+    ) -> None:
         """Prepare, without touching the engine.
 
         Args:
@@ -65,20 +68,23 @@ class Attachment:
         if not engine.dialect.supports_sane_multi_rowcount:
             self._listeners.append(("do_executemany", self._do_executemany))
 
-    def install(self) -> None:
+    def install(self, engine: Engine) -> None:
         """Add the listeners and make the keys reachable from result processors.
+
+        Args:
+            engine: The engine.
 
         Raises:
             ConfigurationError: The engine's database family is not supported.
         """
-        engine = self._engine()
-        assert engine is not None
         if engine.dialect.name not in SUPPORTED_DIALECTS:
             raise ConfigurationError(
                 f"engines of {engine.dialect.name!r} are not supported; supported are {', '.join(SUPPORTED_DIALECTS)}"
             )
         if engine.dispatch.before_execute:
-            _logger.warning("a before_execute listener was registered on this engine earlier; it sees plaintext parameters")
+            _logger.warning(
+                "a before_execute listener was registered on this engine earlier; it sees plaintext parameters"
+            )
         for name, listener in self._listeners:
             event.listen(engine, name, listener, retval=name == "before_execute")
         engine.dialect._sa_asherah = self  # type: ignore[attr-defined]
@@ -176,8 +182,9 @@ class Attachment:
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, options: Mapping[str, Any]
     ) -> tuple[Any, Any, Any]:
-        if isinstance(statement, LambdaElement) and getattr(statement._resolved, "is_dml", False):
-            statement = statement._resolved
+        resolved: Any = statement._resolved if isinstance(statement, LambdaElement) else None
+        if getattr(resolved, "is_dml", False):
+            statement = resolved
         if has_nested(statement):
             parameters = multiparams or ([params] if params else [])
 
@@ -204,8 +211,14 @@ class Attachment:
             return rewrite_update(self, connection, statement, parameters, options)
         return statement, parameters
 
-    def _before_cursor_execute(  # noqa: PLR0917 -- SQLAlchemy's signature
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool  # noqa: FBT001
+    def _before_cursor_execute(
+        self,
+        connection: Connection,
+        _cursor: Any,
+        _statement: str,
+        _parameters: Any,
+        context: Any,
+        _executemany: bool,  # noqa: FBT001
     ) -> None:
         compiled = context.compiled if context is not None else None
         if not isinstance(compiled, SQLCompiler):
@@ -223,8 +236,14 @@ class Attachment:
             if self._remembers_connection:
                 self._reading.set(ref(connection))
 
-    def _after_cursor_execute(  # noqa: PLR0917 -- SQLAlchemy's signature
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool  # noqa: FBT001
+    def _after_cursor_execute(
+        self,
+        _connection: Connection,
+        cursor: Any,
+        _statement: str,
+        _parameters: Any,
+        context: Any,
+        _executemany: bool,  # noqa: FBT001
     ) -> None:
         compiled = context.compiled if context is not None else None
         shape = getattr(compiled, "_sa_asherah_shape", None)
@@ -253,14 +272,14 @@ def _expected(context: Any, guards: Sequence[str]) -> int:
 def _require_matched(expected: int, matched: int) -> None:
     if 0 <= matched < expected:
         raise OwnerChangedError(
-            f"an UPDATE of encrypted columns matched {matched} of {expected} rows: somebody else changed the owner of a row "
-            "or deleted it since it was read; roll back, read again and repeat"
+            f"a write of encrypted columns matched {matched} of {expected} rows: somebody else changed the owner of a "
+            "row or deleted it since it was read; roll back, read again and repeat"
         )
 
 
 def _forget_compiled(connection: Connection, context: Any, compiled: SQLCompiler) -> None:
     """A refused statement may hold a plaintext literal: do not leave it in the statement cache."""
-    cache = context.execution_options.get("compiled_cache", connection.engine._compiled_cache)
-    for key, value in list(cache.items()) if cache is not None else ():
+    cache: Any = context.execution_options.get("compiled_cache", connection.engine._compiled_cache)
+    for key, value in list((cache or {}).items()):
         if value is compiled:
             del cache[key]

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.types import TypeEngine
 
 from sa_asherah.errors import ConfigurationError, MalformedCellError, UnsupportedValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.types import TypeEngine
 
 __all__ = ["Codec", "codec_for"]
 

@@ -7,10 +7,9 @@ None, since NULL || c is NULL. An engine of another family needs one more render
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnElement, TypeCoerce
 
 from sa_asherah.errors import UnsupportedOperatorError
@@ -18,6 +17,9 @@ from sa_asherah.orm.lineage import bare, label_of, origin, owner_of
 from sa_asherah.orm.owner import owner_kind
 from sa_asherah.orm.reading import Packed
 from sa_asherah.orm.types import Encrypted
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 __all__ = ["SUPPORTED_DIALECTS", "PackedColumn", "pack"]
 
@@ -95,7 +97,8 @@ def _render_sqlite(element: PackedColumn, compiler: SQLCompiler, **kw: Any) -> s
 
 @compiles(PackedColumn, "postgresql")
 def _render_postgresql(element: PackedColumn, compiler: SQLCompiler, **kw: Any) -> str:
-    packed = "CASE WHEN {cell} IS NOT NULL THEN convert_to(COALESCE({owner}, ''), 'UTF8') || decode('00', 'hex') || {cell} END"
+    text = "convert_to(COALESCE({owner}, ''), 'UTF8')"
+    packed = "CASE WHEN {cell} IS NOT NULL THEN " + text + " || decode('00', 'hex') || {cell} END"
     return _render(element, compiler, packed, "CAST({} AS TEXT)", kw)
 
 

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import event, inspect, select
-from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Mapper, Session, object_session
 from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
-from sqlalchemy.orm.state import InstanceState
-from sqlalchemy.schema import Column, Table
 
 from sa_asherah.errors import ConfigurationError, OwnerRequiredError
 from sa_asherah.orm.inserts import client_default
 from sa_asherah.orm.plan import plan_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm.state import InstanceState
+    from sqlalchemy.schema import Column, Table
 
 __all__ = ["noted"]
 
@@ -99,7 +101,9 @@ def _owner_name(mapper: Mapper[Any], owner: Column[Any] | None) -> str | None:
     if owner is None:
         return None
     if owner not in mapper._columntoproperty:
-        raise ConfigurationError(f"{mapper.class_.__name__} maps encrypted columns but not their owner column {owner}: map it")
+        raise ConfigurationError(
+            f"{mapper.class_.__name__} maps encrypted columns but not their owner column {owner}: map it"
+        )
     return mapper.get_property_by_column(owner).key
 
 
@@ -125,7 +129,13 @@ def _before_update(mapper: Mapper[Any], connection: Connection, target: Any) -> 
         if _has_changes(state, group.owner_name):
             _reencrypt(mapper, group, connection, state, target)
         elif any(_has_changes(state, name) for name in group.columns) and session is not None:
-            _note(session, connection, group, _identity(mapper, group.table, state), _owner_value(mapper, group, connection, state))
+            _note(
+                session,
+                connection,
+                group,
+                _identity(mapper, group.table, state),
+                _owner_value(mapper, group, connection, state),
+            )
 
 
 def _fill_onupdate(mapper: Mapper[Any], group: _MappedGroup, session: Session | None, state: Any, target: Any) -> None:
@@ -150,17 +160,16 @@ def _reencrypt(mapper: Mapper[Any], group: _MappedGroup, connection: Connection,
             set_committed_value(target, name, value)
     if state.dict.get(group.owner_name) is None and any(state.dict[name] is not None for name in group.columns):
         raise OwnerRequiredError(
-            f"{group.owner} becomes NULL while {', '.join(group.columns)} hold encrypted values, which nobody could read "
-            "then: give the row another owner, set the columns to None, or delete the row with its owner"
+            f"{group.owner} becomes NULL while {', '.join(group.columns)} hold encrypted values, which nobody could "
+            "read then: give the row another owner, set the columns to None, or delete the row with its owner"
         )
     for name in group.columns:
         flag_modified(target, name)
 
 
 def _owner_value(mapper: Mapper[Any], group: _MappedGroup, connection: Connection, state: Any) -> Any:
-    if group.owner_name in state.dict:
-        return state.dict[group.owner_name]
-    assert group.owner is not None
+    if group.owner is None or group.owner_name in state.dict:
+        return state.dict.get(group.owner_name)
     return connection.execute(select(group.owner).where(*_where(mapper, group.table, state))).scalar()
 
 
@@ -182,7 +191,9 @@ def _has_changes(state: Any, name: str) -> bool:
 
 def _identity(mapper: Mapper[Any], table: Table, state: Any) -> tuple[Any, ...]:
     """Give the primary key under which the row is stored now."""
-    known = dict(zip((mapper.get_property_by_column(key).key for key in mapper.primary_key), state.identity, strict=True))
+    known = dict(
+        zip((mapper.get_property_by_column(key).key for key in mapper.primary_key), state.identity, strict=True)
+    )
     names = [mapper.get_property_by_column(key).key for key in table.primary_key]
     return tuple(known[name] if name in known else state.dict.get(name) for name in names)
 
@@ -193,5 +204,7 @@ def _where(mapper: Mapper[Any], table: Table, state: Any) -> list[Any]:
 
 def _row(mapper: Mapper[Any], table: Table, state: Any) -> dict[str, Any]:
     return {
-        column.key: state.dict.get(prop.key) for column, prop in mapper._columntoproperty.items() if column.table is table
+        str(column.key): state.dict.get(prop.key)
+        for column, prop in mapper._columntoproperty.items()
+        if column.table is table
     }

@@ -6,22 +6,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import Connection
-from sqlalchemy.schema import Column
-from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import Null
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
 from sa_asherah.errors import OwnerChangedError, OwnerRequiredError, UsageError
 from sa_asherah.orm.assignments import Assignments
 from sa_asherah.orm.lineage import bare, label_of, origin, owner_of
-from sa_asherah.orm.plan import Group, TablePlan
 from sa_asherah.orm.sealing import Batch, partitions_of
 from sa_asherah.orm.types import Encrypted
 from sa_asherah.orm.upsert import Upsert
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.schema import Column
+    from sqlalchemy.sql.dml import Insert
+
     from sa_asherah.orm.attachment import Attachment
+    from sa_asherah.orm.plan import Group, TablePlan
 
 __all__ = ["client_default", "rewrite_insert"]
 
@@ -91,7 +92,7 @@ def rewrite_insert(
         for key, column in present.items():
             batch.add(rows, column, values[key], partitions)
     batch.seal(connection)
-    return upsert.into(rows.statement()) if upsert is not None else rows.statement(), rows.parameters  # type: ignore[return-value]
+    return upsert.into(rows.statement()) if upsert is not None else rows.statement(), rows.parameters
 
 
 def _owners(rows: Assignments, group: Group) -> list[Any]:
@@ -119,8 +120,10 @@ def _check_from_select(statement: Insert, plan: TablePlan) -> None:
         present = [key for key in group.columns if key in names]
         for key, column in group.columns.items():
             if key not in names and column.column.default is not None and statement.include_insert_from_select_defaults:
-                raise UsageError(f"INSERT FROM SELECT cannot fill the default of {column.label}: name the column, or "
-                                 "pass include_defaults=False")
+                raise UsageError(
+                    f"INSERT FROM SELECT cannot fill the default of {column.label}: name the column, or "
+                    "pass include_defaults=False"
+                )
         if present:
             for branch in _branches(statement.select):
                 _check_branch(branch, group, names, present)

@@ -6,8 +6,7 @@ Never by name: in a join or a subquery a column called `tenant_id` may be anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.schema import Column, Table
 from sqlalchemy.sql.elements import ColumnElement, Grouping, Label
@@ -15,16 +14,19 @@ from sqlalchemy.sql.elements import ColumnElement, Grouping, Label
 from sa_asherah.errors import UnsupportedOperatorError
 from sa_asherah.orm.types import Encrypted
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = ["bare", "label_of", "origin", "owner_of"]
 
 
 def bare(element: Any) -> Any:
     """Strip annotations, labels and parentheses; they do not change what a column is."""
-    while True:
-        element = element._deannotate()
-        if not isinstance(element, Label | Grouping):
-            return element
-        element = element.element
+    found: Any = element._deannotate()
+    while isinstance(found, (Label, Grouping)):
+        inner: Any = found.element
+        found = inner._deannotate()
+    return found
 
 
 def label_of(column: Column[Any]) -> str:

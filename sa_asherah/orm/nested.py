@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.selectable import CTE, Select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["has_nested", "is_rewritten", "rewrite_nested"]
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.types import TypeEngine
 
 from sa_asherah.errors import ConfigurationError, OwnerRequiredError
+
+if TYPE_CHECKING:
+    from sqlalchemy.types import TypeEngine
 
 __all__ = ["OwnerKind", "canonical", "canonical_text", "owner_kind"]
 
@@ -65,23 +67,16 @@ def canonical(kind: OwnerKind, value: Any) -> str:
     Raises:
         OwnerRequiredError: The value is missing or is not of the kind.
     """
-    if kind == "int":
-        if type(value) is int:
-            return str(value)
-    elif kind == "str":
-        if isinstance(value, str) and not isinstance(value, enum.Enum):
-            return _checked(value)
-    elif kind == "uuid":
-        if isinstance(value, uuid.UUID):
-            return str(value)
-        if isinstance(value, str):
-            return canonical_text("uuid", value)
-    elif isinstance(value, enum.Enum):
-        return _checked(value.name)
-    elif isinstance(value, str):
-        return _checked(value)
     if value is None:
         raise OwnerRequiredError("the row has no owner: set the owner column before writing its encrypted columns")
+    if kind == "int" and type(value) is int:
+        return str(value)
+    if kind == "uuid" and isinstance(value, uuid.UUID | str):
+        return canonical_text("uuid", str(value))
+    if kind == "enum" and isinstance(value, enum.Enum):
+        return _checked(value.name)
+    if kind in {"str", "enum"} and isinstance(value, str) and not isinstance(value, enum.Enum):
+        return _checked(value)
     raise OwnerRequiredError(
         f"the owner is a {type(value).__name__}, but the owner column is of kind {kind!r}: set a value of that kind"
     )

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.exc import NoReferencedColumnError, NoReferencedTableError
 from sqlalchemy.schema import Column, MetaData, Table
 
 from sa_asherah.errors import ConfigurationError
-from sa_asherah.orm.codec import Codec
 from sa_asherah.orm.lineage import label_of
 from sa_asherah.orm.owner import OwnerKind, owner_kind
 from sa_asherah.orm.types import Encrypted
+
+if TYPE_CHECKING:
+    from sa_asherah.orm.codec import Codec
 
 __all__ = ["Group", "TablePlan", "plan_of"]
 
@@ -117,11 +119,11 @@ def _make(table: Table) -> TablePlan | None:
 def _owner(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
     if type_.owner is None:
         return None
-    owner = cast("Column[Any] | None", column.table.c.get(type_.owner))
+    owner = column.table.c.get(type_.owner)
     if owner is None:
         raise ConfigurationError(
-            f"{column}: owner={type_.owner!r} is not a column key of table {column.table.name!r}; the owner column must "
-            "be in the table of the encrypted column (in joined inheritance: repeat it there)"
+            f"{column}: owner={type_.owner!r} is not a column key of table {column.table.name!r}; the owner column "
+            "must be in the table of the encrypted column (in joined inheritance: repeat it there)"
         )
     if isinstance(owner.type, Encrypted):
         raise ConfigurationError(f"{column}: the owner column {owner} is itself encrypted; an owner must be readable")
@@ -160,7 +162,7 @@ def _check_column(column: Column[Any]) -> None:
     for default in (column.default, column.onupdate):
         if default is not None and not (default.is_scalar or default.is_callable):
             raise ConfigurationError(f"{column} is encrypted: its default must be a Python value or callable")
-    if column.type.label is None and "." in column.table.name + column.name:
+    if isinstance(column.type, Encrypted) and column.type.label is None and "." in column.table.name + column.name:
         raise ConfigurationError(f"{column}: a name with a dot makes the label ambiguous; give label='table.column'")
 
 
@@ -175,7 +177,8 @@ def _check_metadata(metadata: MetaData) -> None:
             other = labels.setdefault(label_of(column), column)
             if other is not column and (other.table.name, other.name) != (table.name, column.name):
                 raise ConfigurationError(
-                    f"{other} and {column} have the same label {label_of(column)!r}: a value could be moved between them"
+                    f"{other} and {column} have the same label {label_of(column)!r}: a value could be moved between "
+                    "them; give one of them another label="
                 )
             owner = table.c.get(column.type.owner) if column.type.owner else None
             if owner is not None and column.type.partition == "{}":
@@ -187,8 +190,8 @@ def _check_meaning(meanings: dict[str, tuple[str, Column[Any]]], owner: Column[A
     known, first = meanings.setdefault("{}", (meaning, owner))
     if known != meaning:
         raise ConfigurationError(
-            f"owner columns {first} and {owner} lead to different things but share the partition template '{{}}': "
-            f"owner 7 of one and owner 7 of the other would share keys. Declare partition='{owner.table.name}-{{}}' (any "
+            f"owner columns {first} and {owner} lead to different things but share the template '{{}}': owner 7 "
+            f"of one and owner 7 of the other would share keys. Declare partition='{owner.table.name}-{{}}' (any "
             "text that names what owns), or give both a foreign key to the same column"
         )
 

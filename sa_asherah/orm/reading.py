@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.types import UserDefinedType
 
 from sa_asherah.core import cell
@@ -22,6 +21,8 @@ from sa_asherah.orm.owner import OwnerKind, canonical_text
 from sa_asherah.orm.scope import current_scope, require_in_scope, sole_partition
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import Dialect
+
     from sa_asherah.orm.attachment import Attachment
     from sa_asherah.orm.types import Encrypted
 
@@ -52,7 +53,7 @@ class Packed(UserDefinedType[Any]):
         self.kind: OwnerKind | None = kind
         self.label = label
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:  # noqa: ARG002
         """Make the function that opens one value; SQLAlchemy memoizes it per dialect and type."""
         decode, family = self.column_type.codec.decode, (self.column_type.partition, self.kind)
         slow_owner = 0 if self.kind is None else 1
@@ -108,7 +109,7 @@ class Packed(UserDefinedType[Any]):
 
     def _open_row(self, attachment: Attachment, value: bytes, end: int, opened: dict[bytes, Opened]) -> Opened:
         """Find the key of a cell's row and remember it once its commitment held."""
-        partition = self._partition(value[: end - 61]) if self.kind is not None else sole_partition(self.label)
+        partition = sole_partition(self.label) if self.kind is None else self._partition(self.kind, value[: end - 61])
         require_in_scope(partition)
         head = value[end - 60 : end]
         header = self._parse(value[end - 60 :])
@@ -126,13 +127,12 @@ class Packed(UserDefinedType[Any]):
             opened[value[:end]] = (partition, decrypt)
         return partition, decrypt
 
-    def _partition(self, owner: bytes) -> str:
-        assert self.kind is not None
+    def _partition(self, kind: OwnerKind, owner: bytes) -> str:
         try:
             text = owner.decode()
         except UnicodeDecodeError:
             raise OwnerRequiredError(f"the owner of {self.label} is not UTF-8 text") from None
-        return self.column_type.partition.replace("{}", canonical_text(self.kind, text))
+        return self.column_type.partition.replace("{}", canonical_text(kind, text))
 
     def _parse(self, stored: bytes) -> cell.Header:
         header = cell.parse(stored)

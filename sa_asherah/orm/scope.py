@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from sa_asherah.errors import OwnerRequiredError, UsageError, WrongPartitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 __all__ = ["current_scope", "partition_scope", "require_in_scope", "sole_partition"]
 
@@ -15,7 +18,7 @@ current_scope: ContextVar[frozenset[str] | None] = ContextVar("sa_asherah_partit
 
 
 @contextmanager
-def partition_scope(*partitions: str) -> Iterator[None]:
+def partition_scope(*partitions: str) -> Generator[None]:
     """Allow only these partitions inside the block, for writing and for reading.
 
     A scope can only narrow: nested scopes allow what all of them name. Where a row cannot name its owner (a

@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
-
-from sqlalchemy.engine import Connection
 
 from sa_asherah.core import cell
 from sa_asherah.errors import OwnerRequiredError
 from sa_asherah.orm.owner import canonical
-from sa_asherah.orm.plan import EncryptedColumn, Group
 from sa_asherah.orm.scope import require_in_scope, sole_partition
 from sa_asherah.orm.types import Sealed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
     from sa_asherah.orm.attachment import Attachment
+    from sa_asherah.orm.plan import EncryptedColumn, Group
 
 __all__ = ["Batch", "partitions_of"]
 
@@ -59,14 +60,12 @@ def partitions_of(group: Group, owners: Sequence[Any], needed: Sequence[bool]) -
             partitions.append(None)
             continue
         key = (owner.__class__, owner)
-        partition = known.get(key)
-        if partition is None:
+        if key not in known:
             try:
-                partition = group.template.replace("{}", canonical(group.kind, owner))
+                known[key] = group.template.replace("{}", canonical(group.kind, owner))
             except OwnerRequiredError as error:
                 raise OwnerRequiredError(f"{error} (owner column {group.owner} of {labels})") from None
-            known[key] = partition
-        partitions.append(partition)
+        partitions.append(known[key])
     return partitions
 
 
@@ -120,8 +119,5 @@ class Batch:
             ]
         cells = iter(cell.seal(requests))
         for place, column, values, _ in self._jobs:
-            sealed = [
-                value if value is None or type(value) is Sealed else Sealed(next(cells))
-                for value in values
-            ]
+            sealed = [value if value is None or type(value) is Sealed else Sealed(next(cells)) for value in values]
             place.put(column.column.key, sealed)

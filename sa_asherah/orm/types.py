@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.dialects import mysql
-from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.cache_key import NO_CACHE
 from sqlalchemy.sql.elements import BindParameter, ColumnElement, Null
-from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import LargeBinary, TypeDecorator, TypeEngine
 
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UnsupportedOperatorError, UsageError
 from sa_asherah.orm.codec import Codec, codec_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy.sql.operators import OperatorType
 
 __all__ = ["Encrypted", "Sealed", "is_encrypted"]
 
@@ -120,7 +123,7 @@ class Encrypted(TypeDecorator[Any]):
             return dialect.type_descriptor(mysql.LONGBLOB())
         return dialect.type_descriptor(LargeBinary())
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], bytes | None]:
+    def bind_processor(self, dialect: Dialect) -> Callable[..., Any]:
         """Pass sealed values and refuse everything else, so that plaintext never reaches the driver."""
 
         def process(value: Any) -> bytes | None:
@@ -137,13 +140,13 @@ class Encrypted(TypeDecorator[Any]):
 
         return process
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:
         """Read cells that come without their owner: `text()` and other statements that SQLAlchemy does not build."""
         from sa_asherah.orm.reading import Packed  # noqa: PLC0415 -- reading needs this module
 
         return Packed(self, None, self.label).result_processor(dialect, coltype)
 
-    def literal_processor(self, dialect: Dialect) -> NoReturn:
+    def literal_processor(self, dialect: Dialect) -> NoReturn:  # noqa: ARG002
         """Refuse literal rendering before SQLAlchemy can quote the value in an error."""
         raise UnsupportedOperatorError(
             "a value of an encrypted column cannot be rendered into SQL text (literal_binds, offline migrations): "
@@ -194,7 +197,7 @@ class Encrypted(TypeDecorator[Any]):
             """Refuse as `operate` does."""
             return self.operate(op, other, **kwargs)
 
-    comparator_factory = Comparator  # type: ignore[assignment]  # SQLAlchemy types it as a property
+    comparator_factory = Comparator  # pyright: ignore[reportAssignmentType] # declared as a property
 
 
 def is_encrypted(element: Any) -> bool:

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, false, select, tuple_
-from sqlalchemy.engine import Connection
-from sqlalchemy.schema import Column, Table
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.dml import Update
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
 from sa_asherah.errors import OwnerChangedError, OwnerRequiredError
 from sa_asherah.orm import flush
-from sa_asherah.orm.assignments import Assignments, column_key
+from sa_asherah.orm.assignments import ABSENT, Assignments, column_key
 from sa_asherah.orm.inserts import client_default
 from sa_asherah.orm.lineage import bare
 from sa_asherah.orm.plan import Group, TablePlan, plan_of
 from sa_asherah.orm.sealing import Batch, partitions_of
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.schema import Column, Table
+    from sqlalchemy.sql.dml import Update
+
     from sa_asherah.orm.attachment import Attachment
 
 __all__ = ["STRICT_GUARD", "rewrite_update", "writes_encrypted"]
@@ -38,7 +39,7 @@ Parameters = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Owners:
-    """Owner values by parameter set, `None` where no row exists; `strict` if each set means one existing row."""
+    """Owner values by parameter set, `ABSENT` where no row exists; `strict` if each set means one existing row."""
 
     values: list[Any]
     strict: bool
@@ -54,7 +55,11 @@ def writes_encrypted(statement: Update) -> bool:
 
 
 def rewrite_update(
-    attachment: Attachment, connection: Connection, statement: Update, parameters: Parameters, options: Mapping[str, Any]
+    attachment: Attachment,
+    connection: Connection,
+    statement: Update,
+    parameters: Parameters,
+    options: Mapping[str, Any],
 ) -> tuple[Update, Parameters]:
     """Encrypt what an UPDATE writes.
 
@@ -133,7 +138,7 @@ class _Rewriting:
             known = self._guards.get(group.owner.key) or (group.owner, self._owners(group.owner))
             self._guards[group.owner.key] = known
             owners = known[1].values
-            wanted = [need and owner is not None for need, owner in zip(wanted, owners, strict=True)]
+            wanted = [need and owner is not ABSENT for need, owner in zip(wanted, owners, strict=True)]
         partitions = partitions_of(group, owners, wanted)
         for key, column in present.items():
             kept = [value if need else None for value, need in zip(values[key], wanted, strict=True)]
@@ -150,30 +155,34 @@ class _Rewriting:
         missing = [column.label for key, column in group.columns.items() if key not in self._rows]
         if missing:
             raise OwnerChangedError(
-                f"the UPDATE changes the owner {group.owner} but not {', '.join(missing)}, which the new owner could not "
-                "read: set all of them in the same UPDATE, or change the owner of a loaded object and flush, which "
+                f"the owner {group.owner} would change but not {', '.join(missing)}, which the new owner could not "
+                "read: write all of them in the same UPDATE, or change the owner of a loaded object and flush, which "
                 "re-encrypts the row"
             )
 
     def _owners(self, owner: Column[Any]) -> _Owners:
         """Find out whose rows the UPDATE writes."""
         if not self._is_main:
-            raise OwnerRequiredError(f"a multi-table UPDATE that writes encrypted columns must set {owner} too")
+            raise OwnerRequiredError(f"a multi-table UPDATE of encrypted columns must write {owner} too")
         pins, exact = _pinned(self._statement, self._plan.table)
         if pins:
             identities = [tuple(row.get(pin.key, pin.effective_value) for pin in pins) for row in self._rows.parameters]
             noted = flush.noted(self._connection, self._plan.table, owner.key)
             if noted is not None and all(identity in noted for identity in identities):
                 return _Owners([noted[identity] for identity in identities], strict=True)
-            if len(identities) > 1 or exact:
-                found = self._by_identity(owner, identities)
-                return _Owners([found.get(identity) for identity in identities], strict=exact)
+            found = self._by_identity(owner, identities) if len(identities) > 1 else {}
+            # The database may find a row by a key that Python does not call equal ("1" and 1): ask it then.
+            values = [
+                found[identity] if identity in found else self._sole_owner(owner, row)
+                for identity, row in zip(identities, self._rows.parameters, strict=True)
+            ]
+            return _Owners(values, strict=exact)
         if len(self._rows.parameters) > 1:
             raise OwnerRequiredError(
-                f"executemany UPDATE of encrypted columns needs the owner of each row: put the whole primary key into the "
-                f"WHERE, or set {owner} and all its encrypted columns"
+                "executemany UPDATE of encrypted columns needs the owner of each row: put the whole primary key into "
+                f"the WHERE, or write {owner} and all its encrypted columns"
             )
-        return _Owners([self._sole_owner(owner)], strict=False)
+        return _Owners([self._sole_owner(owner, self._rows.parameters[0])], strict=False)
 
     def _by_identity(self, owner: Column[Any], identities: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any]:
         keys = list(self._plan.table.primary_key)
@@ -186,8 +195,8 @@ class _Rewriting:
                 found[tuple(row[:-1])] = row[-1]
         return found
 
-    def _sole_owner(self, owner: Column[Any]) -> Any:
-        """Ask for the distinct owners of the rows that the UPDATE matches; `None` where it matches none."""
+    def _sole_owner(self, owner: Column[Any], row: Mapping[str, Any]) -> Any:
+        """Ask for the distinct owners of the rows that the UPDATE matches; `ABSENT` where it matches none."""
         subject = self._statement._propagate_attrs.get("plugin_subject")
         if subject is not None:
             query = select(subject.mapper.get_property_by_column(owner).class_attribute)
@@ -195,27 +204,23 @@ class _Rewriting:
             query = select(owner)
         query = query.where(*self._statement._where_criteria).distinct().limit(_COUNTED)
         query = query.options(*self._statement._with_options)
-        parameters = {
-            key: value for key, value in self._rows.parameters[0].items() if column_key(self._plan.table, key) is None
-        }
+        parameters = {key: value for key, value in row.items() if column_key(self._plan.table, key) is None}
         found = self._connection.execute(query, parameters, execution_options=self._options).scalars().all()
         if len(found) > 1:
             count = f"{_COUNTED} or more" if len(found) == _COUNTED else str(len(found))
             raise OwnerRequiredError(
-                f"the UPDATE matches rows of {count} owners ({owner}), and one ciphertext cannot be for all of them: update "
-                "each owner's rows by themselves, or set the attribute on loaded objects"
+                f"the rows to write have {count} owners ({owner}), and one ciphertext cannot be for all of them: "
+                "name one owner in the WHERE, or assign to attributes of loaded objects"
             )
-        if found and found[0] is None:
-            raise OwnerRequiredError(f"the UPDATE matches rows without an owner: set {owner} first")
-        return found[0] if found else None
+        return found[0] if found else ABSENT
 
     def _guard(self, statement: Any, owner: Column[Any], owners: _Owners) -> Any:
         name = (STRICT_GUARD if owners.strict else _LENIENT_GUARD) + owner.key
         if len(owners.values) > 1:
             for row, value in zip(self._rows.parameters, owners.values, strict=True):
-                row[name] = value
+                row[name] = None if value is ABSENT else value
             return statement.where(owner == bindparam(name, type_=owner.type))
-        if owners.values[0] is None:
+        if owners.values[0] is ABSENT:
             return statement.where(false())
         return statement.where(owner == bindparam(name, owners.values[0], type_=owner.type))
 

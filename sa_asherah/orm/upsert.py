@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import bindparam
 from sqlalchemy.schema import Column
-from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.selectable import Alias
 
 from sa_asherah.errors import OwnerChangedError, UnsupportedValueError
 from sa_asherah.orm.assignments import column_key, literal_value
 from sa_asherah.orm.owner import canonical
-from sa_asherah.orm.plan import Group, TablePlan
-from sa_asherah.orm.sealing import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.sql.dml import Insert
+
+    from sa_asherah.orm.plan import Group, TablePlan
+    from sa_asherah.orm.sealing import Batch
 
 __all__ = ["Upsert"]
 
@@ -75,7 +79,9 @@ class Upsert:
         """
         self._require_owner(group)
         literal = [key for key in group.columns if key in self._names and not self._is_inserted(key)]
-        owner_is_literal = group.owner is not None and group.owner.key in self._names and not self._is_inserted(group.owner.key)
+        owner_is_literal = (
+            group.owner is not None and group.owner.key in self._names and not self._is_inserted(group.owner.key)
+        )
         if (literal or owner_is_literal) and len(set(partitions)) > 1:
             raise OwnerChangedError(
                 "an upsert of rows of several owners can only set encrypted columns to the inserted (excluded) value"
@@ -118,22 +124,27 @@ class Upsert:
         return statement
 
     def _require_owner(self, group: Group) -> None:
-        """The existing row's owner must be the inserted one's: by the conflict target, or because all is overwritten."""
+        """Be sure that the existing row gets the inserted owner: by the conflict target, or as all is overwritten."""
         if group.owner is None:
             return
         complete = group.owner.key in self._names and all(key in self._names for key in group.columns)
         if complete or (group.owner in self._target() and group.owner.key not in self._names):
             return
         raise OwnerChangedError(
-            f"the upsert may meet a row of another owner and leave values that its owner cannot read: put {group.owner} "
-            f"into the conflict target (not on MySQL and MariaDB), or set it and all of {', '.join(group.columns)}"
+            "the upsert may meet a row of another owner and leave values that its owner cannot read: put "
+            f"{group.owner} into the conflict target (not on MySQL and MariaDB), or set it and all of "
+            f"{', '.join(group.columns)}"
         )
 
     def _target(self) -> list[Column[Any]]:
         table = self._plan.table
         elements = getattr(self._clause, "inferred_target_elements", None)
         if elements:
-            keys = [column_key(table, element) for element in elements if isinstance(element, str | Column) or hasattr(element, "table")]
+            keys = [
+                column_key(table, element)
+                for element in elements
+                if isinstance(element, str | Column) or hasattr(element, "table")
+            ]
             return [table.c[key] for key in keys if key is not None]
         name = getattr(self._clause, "constraint_target", None)
         for constraint in table.constraints:
@@ -146,7 +157,11 @@ class Upsert:
         value = self._assigned[self._names[key]]
         value = value._deannotate() if hasattr(value, "_deannotate") else value
         table = getattr(value, "table", None)
-        if not isinstance(table, Alias) or table.element is not self._plan.table or table.name not in {"excluded", "inserted", "new"}:
+        if (
+            not isinstance(table, Alias)
+            or table.element is not self._plan.table
+            or table.name not in {"excluded", "inserted", "new"}
+        ):
             return False
         if value.key != key:
             raise UnsupportedValueError(f"the upsert would copy the ciphertext of {value.key} into {key}")
