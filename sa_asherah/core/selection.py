@@ -72,6 +72,7 @@ class Selection:
         self._system_id = keyring.ids.system_key_id()
         self._newest: dict[str, KeyRow] = {}
         self._seen: dict[tuple[str, int], KeyRow] = {}
+        self._named: set[tuple[str, int]] = set()
         self.chosen: dict[str, Key] = {}
         self.degraded = False
 
@@ -165,14 +166,14 @@ class Selection:
         lost = [
             key for key in map(self._keyring.intermediate.newest, key_ids) if key is not None and self._is_lost(key)
         ]
-        named = {place for place in map(self._parent_of_newest, key_ids) if place is not None}
-        named.update(key.record.parent for key in lost if key.record.parent is not None)
-        self._read(named.difference(self._seen))
+        self._named = {place for place in map(self._parent_of_newest, key_ids) if place is not None}
+        self._named.update(key.record.parent for key in lost if key.record.parent is not None)
+        self._read(self._named.difference(self._seen))
         parents = {key.parent for key in lost if key.parent is not None}
         parents.update(key for key in map(self._parent_in_memory, key_ids) if key is not None)
         parents = {key for key in parents if (key.id, key.created) not in self._seen}
         newest = self._keyring.system.newest(self._system_id)
-        if newest is not None and self._is_lost(newest):
+        if newest is not None and self._is_lost(newest) and (newest.id, newest.created) not in self._named:
             parents.add(newest)
         self._insert_again(parents)
         self._insert_again([key for key in lost if self._opens_again(key)])
@@ -299,9 +300,13 @@ class Selection:
         )
 
     def _next_created(self, key_id: str) -> int:
-        created = self._policy.truncate(self.now)
-        row = self._newest.get(key_id)
-        return created if row is None else max(created, row.created + 1)
+        dates = [self._policy.truncate(self.now)]
+        if key_id in self._newest:
+            dates.append(self._newest[key_id].created + 1)
+        # The place of a system key that is missing stays free: it may come back from a backup.
+        limit = int(self.now) + _AHEAD
+        dates += [created + 1 for named_id, created in self._named if named_id == key_id and created <= limit]
+        return max(dates)
 
     # When no successor can be made
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import TIMESTAMP, Column, Connection, Engine, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql, postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.schema import CreateTable
 
 __all__ = ["create", "encryption_key", "seconds_of", "text_of"]
@@ -60,8 +60,8 @@ def create(bind: Engine | Connection) -> None:
     try:
         with bind.begin() as connection:
             connection.execute(statement)
-    except IntegrityError:
-        # PostgreSQL's IF NOT EXISTS can lose a race against another process; now the table exists.
+    except (IntegrityError, ProgrammingError):
+        # PostgreSQL's IF NOT EXISTS can lose a race against another process, which has committed the table by now.
         with bind.begin() as connection:
             connection.execute(statement)
 

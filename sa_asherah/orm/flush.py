@@ -33,6 +33,11 @@ class _MappedGroup:
     owner_name: str | None
     columns: dict[str, Column[Any]]
 
+    def written(self) -> dict[str, Column[Any]]:
+        """All columns whose values must be known before the row is encrypted."""
+        owner = {} if self.owner is None or self.owner_name is None else {self.owner_name: self.owner}
+        return self.columns | owner
+
 
 @dataclass(frozen=True, slots=True)
 class _Notes:
@@ -93,7 +98,8 @@ def _configure(mapper: Mapper[Any], class_: type[Any]) -> None:  # noqa: ARG001
                 groups.append(_MappedGroup(plan.table, group.owner, _owner_name(mapper, group.owner), columns))  # type: ignore[union-attr]
     if groups:
         _mapped[mapper] = groups
-        event.listen(mapper, "before_insert", _before_insert)
+        if any(column.default is not None for group in groups for column in group.written().values()):
+            event.listen(mapper, "before_insert", _before_insert)
         event.listen(mapper, "before_update", _before_update)
 
 
@@ -111,10 +117,7 @@ def _before_insert(mapper: Mapper[Any], connection: Connection, target: Any) -> 
     """Evaluate Python-side defaults here, so that the attribute has the value that was encrypted for or from."""
     state: InstanceState[Any] = inspect(target)
     for group in _mapped[mapper]:
-        columns = dict(group.columns)
-        if group.owner is not None and group.owner_name is not None:
-            columns[group.owner_name] = group.owner
-        for name, column in columns.items():
+        for name, column in group.written().items():
             if column.default is not None and state.dict.get(name) is None:
                 setattr(target, name, client_default(column.default, _row(mapper, group.table, state)))
 

@@ -12,7 +12,7 @@ from sqlalchemy.sql.selectable import CompoundSelect, Select
 from sa_asherah.errors import OwnerChangedError, OwnerRequiredError, UsageError
 from sa_asherah.orm.assignments import Assignments
 from sa_asherah.orm.lineage import bare, label_of, origin, owner_of
-from sa_asherah.orm.sealing import Batch, partitions_of
+from sa_asherah.orm.sealing import Batch, partitions_of, rows_with_values
 from sa_asherah.orm.types import Encrypted
 from sa_asherah.orm.upsert import Upsert
 
@@ -80,8 +80,7 @@ def rewrite_insert(
         _fill_defaults(rows, [column.column for column in group.columns.values()])
         present = {key: column for key, column in group.columns.items() if key in rows}
         values = {key: rows.column(key) for key in present}
-        wanted = [any(value is not None for value in row) for row in zip(*values.values(), strict=True)]
-        wanted = wanted or [False] * len(rows)
+        wanted = rows_with_values(values.values(), len(rows))
         if upsert is not None and upsert.touches(group):
             partitions = partitions_of(group, _owners(rows, group), [True] * len(rows))
             upsert.add(batch, group, partitions)

@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sa_asherah.core import cell
 from sa_asherah.errors import OwnerRequiredError
-from sa_asherah.orm.owner import canonical
+from sa_asherah.orm.owner import OwnerKind, canonical
 from sa_asherah.orm.scope import require_in_scope, sole_partition
 from sa_asherah.orm.types import Sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy.engine import Connection
 
     from sa_asherah.orm.attachment import Attachment
     from sa_asherah.orm.plan import EncryptedColumn, Group
 
-__all__ = ["Batch", "partitions_of"]
+__all__ = ["Batch", "partitions_of", "rows_with_values"]
 
 
 class Place(Protocol):
@@ -53,20 +54,40 @@ def partitions_of(group: Group, owners: Sequence[Any], needed: Sequence[bool]) -
     if group.kind is None:
         partition = sole_partition(labels)
         return [partition if need else None for need in needed]
-    known: dict[tuple[type, Any], str] = {}
-    partitions: list[str | None] = []
-    for owner, need in zip(owners, needed, strict=True):
-        if not need:
-            partitions.append(None)
-            continue
-        key = (owner.__class__, owner)
-        if key not in known:
-            try:
-                known[key] = group.template.replace("{}", canonical(group.kind, owner))
-            except OwnerRequiredError as error:
-                raise OwnerRequiredError(f"{error} (owner column {group.owner} of {labels})") from None
-        partitions.append(known[key])
-    return partitions
+    try:
+        return list(_named(group, group.kind, owners, needed))
+    except OwnerRequiredError as error:
+        raise OwnerRequiredError(f"{error} (owner column {group.owner} of {labels})") from None
+
+
+def _named(group: Group, kind: OwnerKind, owners: Sequence[Any], needed: Sequence[bool]) -> Iterable[str | None]:
+    def name(owner: Any) -> str:
+        return group.template.replace("{}", canonical(kind, owner))
+
+    if len(set(map(type, owners))) == 1 and all(needed):
+        name(owners[0])  # refuses a wrong type, which may have no hash
+        names = {owner: name(owner) for owner in set(owners)}
+        return [names[owner] for owner in owners]
+    # Values of several types may be equal (1 and True) without being the same owner.
+    return [name(owner) if need else None for owner, need in zip(owners, needed, strict=True)]
+
+
+def rows_with_values(columns: Iterable[Sequence[Any]], count: int) -> list[bool]:
+    """Tell which rows have anything to encrypt.
+
+    Args:
+        columns: The values of each encrypted column, row by row.
+        count: Number of rows.
+
+    Returns:
+        One answer for each row.
+    """
+    found = [False] * count
+    for values in columns:
+        if type(None) not in set(map(type, values)):
+            return [True] * count
+        found = [known or value is not None for known, value in zip(found, values, strict=True)]
+    return found
 
 
 class Batch:
@@ -106,18 +127,29 @@ class Batch:
             require_in_scope(partition)
         keys = self._attachment.encryption_keys(partitions, connection) if partitions else {}
         requests: list[cell.Request] = []
-        for _, column, values, owners in self._jobs:
+        wanted = [_to_encrypt(values) for _, _, values, _ in self._jobs]
+        for (_, column, values, owners), chosen in zip(self._jobs, wanted, strict=True):
             encode = column.codec.encode
             heads = {
                 partition: (key.cell_key, key.created, 0, self._attachment.context(partition, column.label))
                 for partition, key in keys.items()
             }
+            rows = zip(values, owners, strict=True)
             requests += [
-                (*heads[owner], encode(value))  # type: ignore[index,misc]
-                for value, owner in zip(values, owners, strict=True)
-                if value is not None and type(value) is not Sealed
+                (*heads[owner], encode(value))  # type: ignore[index, misc]
+                for value, owner in (rows if chosen is None else compress(rows, chosen))
             ]
         cells = iter(cell.seal(requests))
-        for place, column, values, _ in self._jobs:
-            sealed = [value if value is None or type(value) is Sealed else Sealed(next(cells)) for value in values]
+        for (place, column, values, _), chosen in zip(self._jobs, wanted, strict=True):
+            if chosen is None:
+                sealed: list[Any] = list(map(Sealed, islice(cells, len(values))))
+            else:
+                sealed = [Sealed(next(cells)) if want else value for value, want in zip(values, chosen, strict=True)]
             place.put(column.column.key, sealed)
+
+
+def _to_encrypt(values: Sequence[Any]) -> list[bool] | None:
+    """Tell which values are to be encrypted; `None` says all of them, as in most statements."""
+    if {type(None), Sealed}.isdisjoint(map(type, values)):
+        return None
+    return [value is not None and type(value) is not Sealed for value in values]

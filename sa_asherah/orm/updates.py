@@ -17,7 +17,7 @@ from sa_asherah.orm.assignments import ABSENT, Assignments, column_key
 from sa_asherah.orm.inserts import client_default
 from sa_asherah.orm.lineage import bare
 from sa_asherah.orm.plan import Group, TablePlan, plan_of
-from sa_asherah.orm.sealing import Batch, partitions_of
+from sa_asherah.orm.sealing import Batch, partitions_of, rows_with_values
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -126,7 +126,7 @@ class _Rewriting:
         rows = self._rows
         present = {key: column for key, column in group.columns.items() if key in rows}
         values = {key: rows.column(key) for key in present}
-        wanted = [any(value is not None for value in row) for row in zip(*values.values(), strict=True)]
+        wanted = rows_with_values(values.values(), len(rows))
         if group.owner is not None and group.owner.key in rows:
             self._require_all(group)
             owners = rows.column(group.owner.key)

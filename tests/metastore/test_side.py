@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sa_asherah.core.ports import KeyRows
 
 START = 1_800_000_000
+DIALECT = create_engine("postgresql+psycopg://").dialect
 
 
 @pytest.fixture(params=["postgresql_url", "mariadb_url"])
@@ -346,6 +347,39 @@ def test_a_lock_on_the_key_table_is_waited_for(postgresql: Engine) -> None:
     locked.wait(10)
     assert hierarchy(postgresql).encryption_keys(["7"])
     thread.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"sqlstate": "40001"}, failure.TransientError),
+        ({"sqlstate": "55P03"}, failure.TransientError),
+        ({"errno": 1020}, failure.TransientError),
+        ({"errno": 1205}, failure.TransientError),
+        ({"sqlstate": "57014"}, MetastoreUnavailableError),
+        ({"sqlstate": "53300"}, MetastoreUnavailableError),
+        ({"errno": 1047}, MetastoreUnavailableError),
+        ({"sqlstate": "42P01"}, MetastoreError),
+        ({"errno": 1146}, MetastoreError),
+        ({"sqlstate": "42501"}, MetastoreError),
+        ({"errno": 1142}, MetastoreError),
+    ],
+    ids=str,
+)
+def test_errors_are_told_apart(error: dict[str, Any], expected: type[MetastoreError]) -> None:
+    class Driver(Exception):  # noqa: N818 - as drivers name theirs
+        sqlstate = error.get("sqlstate")
+
+    cause = Driver(error.get("errno", "text"), "secret parameters")
+    found = failure.of_server(exc.DBAPIError("INSERT", {"p": "secret"}, cause), DIALECT)
+    assert type(found) is expected
+    assert found.__cause__ is cause
+    assert "secret" not in str(found)
+
+
+def test_a_broken_socket_is_a_lost_connection() -> None:
+    found = failure.of_server(ConnectionResetError("reset"), DIALECT)
+    assert type(found) is failure.TransientError
 
 
 # Many at once

@@ -400,6 +400,17 @@ def test_a_rewrapped_system_key_stays_the_same_key(world: World) -> None:
     assert world.process().decryption_key("7", START).secret == key.secret
 
 
+def test_a_lost_system_key_that_does_not_open_the_record_is_not_inserted_again(world: World) -> None:
+    process = world.process(check_interval=0, enlisted=True)
+    process.encryption_keys(["7"])
+    world.table.texts.clear()
+    other = world.process().encryption_keys(["8"])["8"]
+    del world.table.texts[SYSTEM_ID, START]
+    key = process.encryption_keys(["8"])["8"]
+    assert key.secret != other.secret
+    assert key.created > other.created
+
+
 # Outages
 
 

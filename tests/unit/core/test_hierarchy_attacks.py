@@ -153,6 +153,14 @@ def test_attack_with_a_date_in_the_far_future_is_not_even_looked_at(world: World
         world.process().decryption_key("7", later[1])
 
 
+def test_attack_that_names_a_system_key_of_the_far_future_does_not_date_a_new_one(world: World) -> None:
+    world.table.edit(MINE, ParentKeyMeta={"KeyId": SYSTEM_ID, "Created": 4_102_444_800})
+    world.table.edit(SYSTEM, Revoked=True)
+    key = world.process().encryption_keys(["7"])["7"]
+    assert key.parent is not None
+    assert (key.created, key.parent.created) == (START + 1, START + 1)
+
+
 def test_attack_that_deletes_a_row_is_named_and_makes_no_key(world: World) -> None:
     del world.table.texts[MINE]
     with pytest.raises(KeyNotFoundError):
