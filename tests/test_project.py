@@ -40,6 +40,17 @@ def _functions() -> Iterator[tuple[str, int]]:
                 yield place, (node.end_lineno or 0) - node.lineno + 1 - docstring
 
 
+def _code_lines(path: Path) -> int:
+    """Count a module's lines without its docstrings, which the house style makes long."""
+    source = path.read_text(encoding="utf-8")
+    docstrings = 0
+    for node in ast.walk(ast.parse(source)):
+        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_documented and ast.get_docstring(node, clean=False) is not None:
+            docstrings += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+    return len(source.splitlines()) - docstrings
+
+
 def _importers(package: str) -> set[str]:
     """Return the modules of ours that import the package, at their top or anywhere else."""
     found: set[str] = set()
@@ -62,7 +73,7 @@ def test_modules_are_short() -> None:
         path.relative_to(PACKAGE).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES
     }
     assert {name: count for name, count in lines.items() if count > MODULE_LINES} == {}
-    assert statistics.median(lines.values()) <= MEDIAN_MODULE_LINES
+    assert statistics.median(map(_code_lines, MODULES)) <= MEDIAN_MODULE_LINES
 
 
 def test_functions_are_short() -> None:

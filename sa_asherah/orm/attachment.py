@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -59,7 +58,6 @@ class Attachment:
         self._reading: ContextVar[ref[Connection] | None] = ContextVar("sa_asherah_reading", default=None)
         self._remembers_connection = engine.dialect.name == "sqlite" and key_engine is None
         self._checked = False
-        self._lock = Lock()
         self._listeners: list[tuple[str, Any]] = [
             ("before_execute", self._before_execute),
             ("before_cursor_execute", self._before_cursor_execute),
@@ -148,15 +146,9 @@ class Attachment:
         Args:
             connection: The executing connection.
         """
-        with self._lock:
-            if self._checked:
-                return
+        if not self._checked:
+            self.check_now(connection)  # two threads may do so at once: no harm
             self._checked = True
-        try:
-            self.check_now(connection)
-        except BaseException:
-            self._checked = False
-            raise
 
     def check_now(self, connection: Connection) -> None:
         """Check the key table and the database.
@@ -231,8 +223,7 @@ class Attachment:
                 _forget_compiled(connection, context, compiled)
                 raise
         if shape.encrypted:
-            if not self._checked:
-                self.check(connection)
+            self.check(connection)
             if self._remembers_connection:
                 self._reading.set(ref(connection))
 
