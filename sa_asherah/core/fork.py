@@ -9,8 +9,6 @@ from abc import ABC, abstractmethod
 
 __all__ = ["ForkAware"]
 
-_living: weakref.WeakSet[ForkAware]
-
 
 class ForkAware(ABC):
     """Has `reset_after_fork` called in a child process; held weakly."""
@@ -25,7 +23,7 @@ class ForkAware(ABC):
         """Make locks and threads anew. Runs once at construction, too."""
 
 
-_living = weakref.WeakSet()
+_living: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
 def _reset_all() -> None:

@@ -209,12 +209,20 @@ class Selection:
         level = logging.DEBUG if self._flights is None else logging.ERROR
         for key in keys:
             _logger.log(level, "the record of key %s created %d was lost and is inserted again", key.id, key.created)
-        self._rows.insert([key.row for key in keys])
-        self._read([(key.id, key.created) for key in keys])
+        absent = list(keys)
+        for _ in range(_TRIES):
+            self._rows.insert([key.row for key in absent])
+            self._read([(key.id, key.created) for key in absent])
+            absent = [key for key in absent if (key.id, key.created) not in self._seen]
+            if not absent:
+                break
+        else:
+            # A new key must not take the place of this one, which has encrypted already.
+            self._refuse_vanished(absent[0].id, absent[0].created)
         for key in keys:
-            row = self._seen.get((key.id, key.created))
+            row = self._seen[key.id, key.created]
             newest = self._newest.get(key.id)
-            if row is not None and (newest is None or newest.created < row.created):
+            if newest is None or newest.created < row.created:
                 self._newest[key.id] = row
 
     # New keys
@@ -281,10 +289,7 @@ class Selection:
             for key_id, draft in drafts.items():
                 row = self._seen.get((key_id, draft.created))
                 if row is None:
-                    raise MetastoreError(
-                        f"key record {key_id!r} created {draft.created} was inserted and is not there; check the table "
-                        "encryption_key (asherah.check) and its triggers and row policies"
-                    )
+                    self._refuse_vanished(key_id, draft.created)
                 self._newest[key_id] = row
                 key = self._keyring.keep(draft, row) or winner(key_id)
                 if key is None:
@@ -297,6 +302,12 @@ class Selection:
         raise MetastoreError(
             f"{len(pending)} keys could not be made in {_TRIES} tries, the first is {min(pending)!r}: every date tried "
             "holds a revoked or expired key. Try again in a minute"
+        )
+
+    def _refuse_vanished(self, key_id: str, created: int) -> NoReturn:
+        raise MetastoreError(
+            f"key record {key_id!r} created {created} was inserted and is not there; check the table encryption_key "
+            "(asherah.check) and its triggers and row policies"
         )
 
     def _next_created(self, key_id: str) -> int:

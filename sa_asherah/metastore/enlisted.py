@@ -11,7 +11,7 @@ import sqlite3
 import urllib.parse
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
@@ -96,6 +96,8 @@ class EnlistedMetastore(_WithoutConnections):
                         "the connection reads uncommitted data (PRAGMA read_uncommitted), so a key may vanish under "
                         "the data it encrypts; remove isolation_level='READ UNCOMMITTED' from the engine"
                     )
+                if writing:
+                    rows.wait_for_writers()
                 return work(rows)
             except connection.dialect.loaded_dbapi.Error as error:
                 raise failure.of_sqlite(error) from error
@@ -169,6 +171,16 @@ class _EnlistedRows(SQLiteRows):
             return bool(cursor.fetchone()[0])
         finally:
             cursor.close()
+
+    def wait_for_writers(self) -> None:
+        """Take the write lock in an open transaction, as the caller's statement is about to.
+
+        A transaction that read first is refused at once where one that starts by writing waits.
+        """
+        driver: Any = self._caller.connection.driver_connection
+        if driver.in_transaction:
+            with closing(self._connection.cursor()) as cursor:
+                cursor.execute("DELETE FROM encryption_key WHERE 0")
 
     def insert(self, rows: Sequence[KeyRow]) -> None:
         if not self._caller.in_transaction():

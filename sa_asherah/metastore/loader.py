@@ -30,7 +30,7 @@ def in_greenlet() -> bool:
     """
     try:
         return bool(concurrency.in_greenlet())
-    except ImportError:
+    except (ImportError, ValueError):  # what SQLAlchemy 2.1 and 2.0 raise where greenlet is not installed
         return False
 
 

@@ -62,6 +62,7 @@ class Attachment:
             ("before_execute", self._before_execute),
             ("before_cursor_execute", self._before_cursor_execute),
             ("after_cursor_execute", self._after_cursor_execute),
+            ("handle_error", self._handle_error),
         ]
         if not engine.dialect.supports_sane_multi_rowcount:
             self._listeners.append(("do_executemany", self._do_executemany))
@@ -241,6 +242,11 @@ class Attachment:
         if shape is None or not shape.guards or context.__dict__.get("_sa_asherah_counted"):
             return
         _require_matched(_expected(context, shape.guards), cursor.rowcount)
+
+    def _handle_error(self, context: Any) -> None:
+        """After a lost connection the primary may be another server, without the newest keys: check them again."""
+        if context.is_disconnect:
+            self.hierarchy.distrust()
 
     def _do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
         """Send guarded rows one at a time where the driver does not count the rows of an executemany."""

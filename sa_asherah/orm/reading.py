@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from sqlalchemy.types import UserDefinedType
 
@@ -21,6 +20,8 @@ from sa_asherah.orm.owner import OwnerKind, canonical_text
 from sa_asherah.orm.scope import current_scope, require_in_scope, sole_partition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine.interfaces import Dialect
 
     from sa_asherah.orm.attachment import Attachment
@@ -30,7 +31,11 @@ __all__ = ["Packed"]
 
 MAX_ROW_KEYS = 4096
 
-Opened = tuple[str, Callable[[bytes, bytes, bytes], bytes]]
+Opened = tuple[str, cell.Decrypt, bytes]
+"""Partition, decryption under the data row key, and context."""
+T = TypeVar("T")
+
+_NOT_ATTACHED = "no Asherah is attached to this engine: call asherah.attach(engine) first"
 
 
 class Packed(UserDefinedType[Any]):
@@ -55,32 +60,34 @@ class Packed(UserDefinedType[Any]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:  # noqa: ARG002
         """Make the function that opens one value; SQLAlchemy memoizes it per dialect and type."""
-        decode, family = self.column_type.codec.decode, (self.column_type.partition, self.kind)
-        slow_owner = 0 if self.kind is None else 1
+        return self._alone(dialect) if self.kind is None else self._with_owner(dialect)
+
+    def _with_owner(self, dialect: Any) -> Callable[[Any], Any]:
+        """Make the function for values that come with their owner: this is the hot path of every query."""
+        decode = self.column_type.codec.decode
         attachment: Attachment | None = None
         opened: dict[bytes, Opened] = {}
-        contexts: dict[str, bytes] = {}
 
         def process(value: Any) -> Any:
-            nonlocal attachment, opened, contexts
+            nonlocal attachment, opened
             if value is None:
                 return None
             if type(value) is not bytes:
                 value = bytes(value)
-            current = getattr(dialect, "_sa_asherah", None)
-            if current is not attachment or current is None:
-                attachment, opened, contexts = self._bind(current, family)
-            end = value.find(b"\0") + 61 if slow_owner else 60
-            row = opened.get(value[:end]) if slow_owner else None
+            try:
+                current = dialect._sa_asherah
+            except AttributeError:
+                raise NotAttachedError(_NOT_ATTACHED) from None
+            if current is not attachment:
+                attachment, opened = current, current.row_keys((self.column_type.partition, self.kind, self.label))
+            end = value.find(b"\0") + 61
+            row = opened.get(value[:end])
             if row is None:
-                row = self._open_row(attachment, value, end, opened)  # type: ignore[arg-type]
-            partition, decrypt = row
+                row = self._remember(opened, value[:end], self._open_row(current, value, end))
+            partition, decrypt, context = row
             allowed = current_scope.get()
             if allowed is not None and partition not in allowed:
                 require_in_scope(partition)
-            context = contexts.get(partition)
-            if context is None:
-                context = self._context(attachment, partition, contexts)  # type: ignore[arg-type]
             try:
                 plaintext = decrypt(value[end : end + 12], value[end + 12 :], context)
             except (InvalidTag, ValueError):
@@ -89,58 +96,75 @@ class Packed(UserDefinedType[Any]):
 
         return process
 
-    def _bind(
-        self, attachment: Attachment | None, family: Any
-    ) -> tuple[Attachment, dict[bytes, Opened], dict[str, bytes]]:
-        if attachment is None:
-            raise NotAttachedError("no Asherah is attached to this engine: call asherah.attach(engine) first")
-        return attachment, attachment.row_keys(family), {}
+    def _alone(self, dialect: Any) -> Callable[[Any], Any]:
+        """Make the function for values whose owner is not in reach: the scope names it."""
 
-    def _context(self, attachment: Attachment, partition: str, contexts: dict[str, bytes]) -> bytes:
+        def process(value: Any) -> Any:
+            if value is None:
+                return None
+            try:
+                attachment = dialect._sa_asherah
+            except AttributeError:
+                raise NotAttachedError(_NOT_ATTACHED) from None
+            return self._open_alone(attachment, bytes(value))
+
+        return process
+
+    def _open_alone(self, attachment: Attachment, stored: bytes) -> Any:
+        partition = sole_partition(self.label)
+        context = self._context(attachment, partition)
+        decrypt = self._opener(attachment, partition, stored)
+        try:
+            return self.column_type.codec.decode(decrypt(stored[60:72], stored[72:], context))
+        except (InvalidTag, ValueError):
+            self._refuse()
+
+    def _context(self, attachment: Attachment, partition: str) -> bytes:
         if self.label is None:
             raise OwnerRequiredError(
                 "this statement does not tell which column the value belongs to: name it with "
                 "type_coerce(expression, Encrypted(..., label='table.column')) or text(...).columns(...) likewise"
             )
-        if len(contexts) >= MAX_ROW_KEYS:
-            contexts.clear()
-        contexts[partition] = context = attachment.context(partition, self.label)
-        return context
+        return attachment.context(partition, self.label)
 
-    def _open_row(self, attachment: Attachment, value: bytes, end: int, opened: dict[bytes, Opened]) -> Opened:
-        """Find the key of a cell's row and remember it once its commitment held."""
-        partition = sole_partition(self.label) if self.kind is None else self._partition(self.kind, value[: end - 61])
-        require_in_scope(partition)
-        head = value[end - 60 : end]
-        header = self._parse(value[end - 60 :])
-        key = attachment.decryption_key(partition, header.created)
+    def _open_row(self, attachment: Attachment, value: bytes, end: int) -> Opened:
+        """Find the data row key of a cell by the owner of its row; the partition is checked before a key is fetched."""
         try:
-            decrypt = cell.opener(key.cell_key, head)
-        except DecryptionError:
-            reloaded = attachment.reload(key)
-            if reloaded is key:
-                self._wrong_key()
-            decrypt = cell.opener(reloaded.cell_key, head)
-        if self.kind is not None:
-            if len(opened) >= MAX_ROW_KEYS:
-                opened.clear()
-            opened[value[:end]] = (partition, decrypt)
-        return partition, decrypt
-
-    def _partition(self, kind: OwnerKind, owner: bytes) -> str:
-        try:
-            text = owner.decode()
+            text = value[: end - 61].decode()
         except UnicodeDecodeError:
             raise OwnerRequiredError(f"the owner of {self.label} is not UTF-8 text") from None
-        return self.column_type.partition.replace("{}", canonical_text(kind, text))
+        partition = self.column_type.partition.replace("{}", canonical_text(cast("OwnerKind", self.kind), text))
+        require_in_scope(partition)
+        context = self._context(attachment, partition)
+        # The columns of a row share the data row key: derive it once.
+        shared = attachment.row_keys((self.column_type.partition, self.kind))
+        decrypt = shared.get(value[:end])
+        if decrypt is None:
+            decrypt = self._remember(shared, value[:end], self._opener(attachment, partition, value[end - 60 :]))
+        return partition, decrypt, context
 
-    def _parse(self, stored: bytes) -> cell.Header:
+    @staticmethod
+    def _remember(known: dict[bytes, T], prefix: bytes, found: T) -> T:
+        if len(known) >= MAX_ROW_KEYS:
+            known.clear()
+        known[prefix] = found
+        return found
+
+    def _opener(self, attachment: Attachment, partition: str, stored: bytes) -> cell.Decrypt:
+        """Derive the data row key of a cell; whoever remembers it does so after its commitment held."""
         header = cell.parse(stored)
         if header.flags:
             raise MalformedCellError(
                 f"the cell of {self.label} is padded or row-bound, which the column does not declare"
             )
-        return header
+        key = attachment.decryption_key(partition, header.created)
+        try:
+            return cell.opener(key.cell_key, stored[:60])
+        except DecryptionError:
+            reloaded = attachment.reload(key)
+            if reloaded is key:
+                self._wrong_key()
+            return cell.opener(reloaded.cell_key, stored[:60])
 
     def _wrong_key(self) -> NoReturn:
         raise DecryptionError(

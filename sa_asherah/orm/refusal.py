@@ -156,7 +156,9 @@ class _Walk:
         """Visit a column list, and give its columns without the entities."""
         columns: list[Any] = []
         for element in listed:
-            if not isinstance(element, ColumnElement) and hasattr(element, "c"):
+            if "bundle" in element._annotations:
+                columns += self._visit_listed(element.clauses)
+            elif not isinstance(element, ColumnElement) and hasattr(element, "c"):
                 self.encrypted = self.encrypted or any(_is_encrypted(column) for column in element.c)
                 self.visit(element)
             else:

@@ -159,7 +159,7 @@ class Upsert:
         table = getattr(value, "table", None)
         if (
             not isinstance(table, Alias)
-            or table.element is not self._plan.table
+            or table.element._deannotate() is not self._plan.table  # annotated where the INSERT names an entity
             or table.name not in {"excluded", "inserted", "new"}
         ):
             return False
