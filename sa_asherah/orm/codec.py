@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Codec", "codec_for"]
 
-TEXT, BYTES, BOOLEAN, INTEGER, BIG_INTEGER = 1, 2, 3, 4, 5
+_TEXT_CODE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ def _encode_text(value: Any) -> bytes:
 
 
 def _decode_text(plaintext: bytes) -> str:
-    if plaintext[:1] != b"\x01":
+    if not plaintext or plaintext[0] != _TEXT_CODE:
         raise _foreign(plaintext)
     try:
-        return str(plaintext[1:], "utf-8")
+        return plaintext[1:].decode()
     except UnicodeDecodeError:
         raise MalformedCellError("the opened text is not UTF-8: it was not written by this column") from None
 
