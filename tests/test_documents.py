@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -27,8 +28,13 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
-    for example in document.examples():
-        example.evaluate()
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        for value in document.namespace.values():
+            if isinstance(value, Engine):
+                value.dispose()  # a page need not end with it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -177,8 +177,8 @@ class _EnlistedRows(SQLiteRows):
 
         A transaction that read first is refused at once where one that starts by writing waits.
         """
-        driver: Any = self._caller.connection.driver_connection
-        if driver.in_transaction:
+        connection: Any = self._caller.connection.dbapi_connection
+        if self._caller.dialect.get_driver_connection(connection).in_transaction:
             with closing(self._connection.cursor()) as cursor:
                 cursor.execute("DELETE FROM encryption_key WHERE 0")
 

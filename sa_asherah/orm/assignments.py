@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.schema import Table
     from sqlalchemy.sql.dml import ValuesBase
 
-__all__ = ["ABSENT", "Assignments", "column_key", "literal_value"]
+__all__ = ["ABSENT", "Assignments", "column_key", "cut_off", "literal_value"]
 
 ABSENT: Final = object()
 
@@ -65,6 +65,25 @@ def literal_value(value: Any, parameters: Mapping[str, Any], what: object) -> An
             "an unknown owner; compute the value in Python"
         )
     return value
+
+
+def cut_off(statement: Any) -> None:
+    """Take away from a rebuilt statement what leads to the one it was made of.
+
+    SQLAlchemy's caches keep the compiled statement, and with it everything that can be reached from it: the
+    plaintext values of the application's statement, too.
+
+    Args:
+        statement: A statement that was made by `Assignments.statement`.
+    """
+    parts: dict[str, Any] = statement.__dict__
+    parts.pop("_is_clone_of", None)
+    annotated: Any = parts.get("_Annotated__element")
+    if annotated is not None:
+        plain = annotated.__class__.__new__(annotated.__class__)
+        own = {"_Annotated__element", "_annotations", "_hash"}
+        plain.__dict__.update((name, value) for name, value in parts.items() if name not in own)
+        parts["_Annotated__element"], parts["_hash"] = plain, hash(plain)
 
 
 class Assignments:

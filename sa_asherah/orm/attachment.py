@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from sqlalchemy import event
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.lambdas import LambdaElement
@@ -17,6 +18,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 from sa_asherah import metastore
 from sa_asherah.core import cell
 from sa_asherah.errors import ConfigurationError, OwnerChangedError
+from sa_asherah.orm.assignments import cut_off
 from sa_asherah.orm.element import SUPPORTED_DIALECTS
 from sa_asherah.orm.inserts import rewrite_insert
 from sa_asherah.orm.nested import has_nested, rewrite_nested
@@ -194,15 +196,18 @@ class Attachment:
     def _rewrite(
         self, connection: Connection, statement: Any, parameters: Parameters, options: Mapping[str, Any]
     ) -> tuple[Any, Parameters]:
+        rewritten: Any = statement
         if isinstance(statement, Insert):
             plan = plan_of(statement.table)
             if plan is not None:
                 self.check(connection)
-                return rewrite_insert(self, connection, statement, parameters, plan)
+                rewritten, parameters = rewrite_insert(self, connection, statement, parameters, plan)
         elif isinstance(statement, Update) and writes_encrypted(statement):
             self.check(connection)
-            return rewrite_update(self, connection, statement, parameters, options)
-        return statement, parameters
+            rewritten, parameters = rewrite_update(self, connection, statement, parameters, options)
+        if rewritten is not statement:
+            cut_off(rewritten)
+        return rewritten, parameters
 
     def _before_cursor_execute(
         self,
@@ -241,7 +246,7 @@ class Attachment:
         shape = getattr(compiled, "_sa_asherah_shape", None)
         if shape is None or not shape.guards or context.__dict__.get("_sa_asherah_counted"):
             return
-        _require_matched(_expected(context, shape.guards), cursor.rowcount)
+        _require_matched(_expected(context, shape.guards), _matched(cursor, context))
 
     def _handle_error(self, context: Any) -> None:
         """After a lost connection the primary may be another server, without the newest keys: check them again."""
@@ -260,6 +265,16 @@ class Attachment:
         context._sa_asherah_counted = True
         _require_matched(_expected(context, shape.guards), matched)
         return True
+
+
+def _matched(cursor: Any, context: Any) -> int:
+    """Count the rows that a statement matched."""
+    if context.dialect.name == "sqlite" and cursor.description is not None:
+        # SQLite counts what RETURNING gives only as it is fetched.
+        rows = cursor.fetchall()
+        context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, cursor.description, rows)
+        return len(rows)
+    return int(cursor.rowcount)
 
 
 def _expected(context: Any, guards: Sequence[str]) -> int:

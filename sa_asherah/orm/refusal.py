@@ -196,7 +196,18 @@ class _Walk:
         for cte in statement._independent_ctes:
             self.visit(cte)
         if isinstance(statement, Insert) and statement.select is not None:
+            self._visit_source(statement.select, [statement.table.c[name] for name in statement._select_names or ()])
             self.visit(statement.select)
+
+    def _visit_source(self, select: Any, targets: list[Column[Any]]) -> None:
+        """Refuse that INSERT FROM SELECT stores ciphertext in a plain column."""
+        if isinstance(select, CompoundSelect):
+            for branch in select.selects:
+                self._visit_source(branch, targets)
+        elif isinstance(select, Select):
+            for target, column in zip(targets, select.selected_columns, strict=False):
+                if _is_encrypted(column) and not _is_encrypted(target):
+                    self._refuse(column)
 
     def _visit_written(self, statement: Insert | Update) -> None:
         """Values of plain columns must not be ciphertext; those of encrypted ones were sealed in a known statement."""
@@ -219,6 +230,8 @@ class _Walk:
 
 
 def _name(element: Any) -> str:
+    if isinstance(element, TextualLabelReference):
+        return element.element
     inner = bare(element)
     if isinstance(inner, Column):
         return f"{inner.table}.{inner.name}"

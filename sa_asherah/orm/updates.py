@@ -198,8 +198,9 @@ class _Rewriting:
     def _sole_owner(self, owner: Column[Any], row: Mapping[str, Any]) -> Any:
         """Ask for the distinct owners of the rows that the UPDATE matches; `ABSENT` where it matches none."""
         subject = self._statement._propagate_attrs.get("plugin_subject")
-        if subject is not None:
-            query = select(subject.mapper.get_property_by_column(owner).class_attribute)
+        if subject is not None and owner in subject.mapper._columntoproperty:
+            # Not the property's own class, which may be a parent: the criteria of the entity count.
+            query = select(getattr(subject.entity, subject.mapper.get_property_by_column(owner).key))
         else:
             query = select(owner)
         query = query.where(*self._statement._where_criteria).distinct().limit(_COUNTED)
