@@ -17,11 +17,11 @@ from sqlalchemy.sql.lambdas import LambdaElement
 
 from sa_asherah import metastore
 from sa_asherah.core import cell
-from sa_asherah.errors import ConfigurationError, OwnerChangedError
+from sa_asherah.errors import ConfigurationError, OwnerChangedError, UsageError
 from sa_asherah.orm.assignments import cut_off
 from sa_asherah.orm.element import SUPPORTED_DIALECTS
 from sa_asherah.orm.inserts import rewrite_insert
-from sa_asherah.orm.nested import has_nested, rewrite_nested
+from sa_asherah.orm.nested import has_nested, never_cache, rewrite_nested
 from sa_asherah.orm.plan import plan_of
 from sa_asherah.orm.refusal import shape_of
 from sa_asherah.orm.updates import rewrite_update, writes_encrypted
@@ -180,7 +180,8 @@ class Attachment:
         resolved: Any = statement._resolved if isinstance(statement, LambdaElement) else None
         if getattr(resolved, "is_dml", False):
             statement = resolved
-        if has_nested(statement):
+        nested = has_nested(statement)
+        if nested:
             parameters = multiparams or ([params] if params else [])
 
             def rewrite(inner: Any) -> Any:
@@ -190,7 +191,9 @@ class Attachment:
         if getattr(statement, "is_insert", False) or getattr(statement, "is_update", False):
             parameters = multiparams or ([params] if params else [])
             statement, parameters = self._rewrite(connection, statement, parameters, options)
-            return statement, list(parameters), {}
+            multiparams, params = list(parameters), {}
+        if nested:
+            never_cache(statement)
         return statement, multiparams, params
 
     def _rewrite(
@@ -249,9 +252,18 @@ class Attachment:
         _require_matched(_expected(context, shape.guards), _matched(cursor, context))
 
     def _handle_error(self, context: Any) -> None:
-        """After a lost connection the primary may be another server, without the newest keys: check them again."""
+        """Draw the consequences of a failed statement.
+
+        After a lost connection the primary may be another server, without the newest keys: check them again.
+        """
         if context.is_disconnect:
             self.hierarchy.distrust()
+        if isinstance(context.original_exception, UsageError) and context.engine is not None:
+            # A value was refused before its statement could be checked.
+            cache: Any = context.engine._compiled_cache
+            for key, compiled in list((cache or {}).items()):
+                if "_sa_asherah_shape" not in compiled.__dict__:
+                    del cache[key]
 
     def _do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
         """Send guarded rows one at a time where the driver does not count the rows of an executemany."""

@@ -6,13 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.dml import Insert, Update
+from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from sqlalchemy.sql.selectable import CTE, Select
+
+from sa_asherah.orm.assignments import cut_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["has_nested", "is_rewritten", "rewrite_nested"]
+__all__ = ["has_nested", "is_rewritten", "never_cache", "rewrite_nested"]
 
 _MARK = "_sa_asherah_rewritten"
 
@@ -42,6 +44,15 @@ def has_nested(statement: Any) -> bool:
     return False
 
 
+def never_cache(statement: Any) -> None:
+    """Keep a statement out of SQLAlchemy's cache, which would keep what it was made of: plaintext.
+
+    Args:
+        statement: A copy that nobody else executes.
+    """
+    statement.__dict__["_generate_cache_key"] = lambda: None  # SQLAlchemy memoizes the key under the same name
+
+
 def rewrite_nested(statement: Any, rewrite: Callable[[Any], Any]) -> Any:
     """Replace every INSERT and UPDATE inside a statement.
 
@@ -60,4 +71,8 @@ def rewrite_nested(statement: Any, rewrite: Callable[[Any], Any]) -> Any:
         rewritten.__dict__[_MARK] = True
         return rewritten
 
-    return visitors.replacement_traverse(statement, {}, replace)
+    copy: Any = visitors.replacement_traverse(statement, {}, replace)
+    for element in visitors.iterate(copy):
+        if isinstance(element, CTE | Select | UpdateBase):
+            cut_off(element)
+    return copy

@@ -115,6 +115,7 @@ class Upsert:
             The same statement.
         """
         clause = self._clause._clone()
+        clause.__dict__.pop("_is_clone_of", None)  # SQLAlchemy's cache would keep the original with its plaintext
         if hasattr(clause, "update_values_to_set"):
             items = list(self._assigned.items())
             clause.update_values_to_set = items if isinstance(clause.update_values_to_set, list) else dict(items)

@@ -18,7 +18,7 @@ from sa_asherah.errors import AsherahError
 from sa_asherah.kms.static import StaticKMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
 
     from sqlalchemy import MetaData
 
@@ -160,7 +160,7 @@ def refused(
     place: Place,
     user: Session | Connection,
     log: pytest.LogCaptureFixture,
-) -> Iterator[pytest.ExceptionInfo[AsherahError]]:  # type: ignore[misc]  # pragma: no cover
+) -> Generator[pytest.ExceptionInfo[AsherahError]]:
     """Run a write that must be refused, commit, and find the database as it was and no canary outside."""
     before = place.content()
     with pytest.raises(AsherahError) as caught:
@@ -173,13 +173,28 @@ def refused(
     assert place.content() == before
 
 
+def assert_refused(kind: type[AsherahError], call: Callable[[], object], log: pytest.LogCaptureFixture) -> AsherahError:
+    """Run a read; it must raise exactly this error and show nothing of the value."""
+    log.clear()
+    seen: list[object] = []
+    with pytest.raises(AsherahError) as caught:
+        seen.append(call())
+    assert not seen
+    assert type(caught.value) is kind, f"{type(caught.value).__name__}: {caught.value}"
+    assert_silent(caught.value, log)
+    return caught.value
+
+
 def assert_silent(error: BaseException, log: pytest.LogCaptureFixture) -> None:
     """Find no plaintext in an error, in what caused it, or in the log."""
-    link: BaseException | None = error
-    while link is not None:
+    waiting, seen = [error], [error]
+    while waiting:
+        link = waiting.pop()
         shown = f"{link}{link!r}{link.args!r}{vars(link)!r}{getattr(link, '__notes__', '')!r}"
         assert CANARY not in shown, f"{type(link).__name__} shows the value"
-        link = link.__cause__ or link.__context__
+        linked = [each for each in (link.__cause__, link.__context__) if each is not None and each not in seen]
+        waiting += linked
+        seen += linked
     assert CANARY not in "".join(traceback.format_exception_only(error))
     assert CANARY not in log.text
 

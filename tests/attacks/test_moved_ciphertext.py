@@ -18,7 +18,7 @@ from sa_asherah.errors import (
     MalformedCellError,
     WrongPlaceError,
 )
-from tests.attacks.registry import CANARY, Clinic, Patient, Place, Visit, assert_silent, secret
+from tests.attacks.registry import CANARY, Clinic, Patient, Place, Visit, assert_refused, assert_silent, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,23 +64,11 @@ def read(engine: Engine, cell: Cell) -> Any:
         return session.execute(select(column).where(cell.entity.id == cell.number)).scalar_one()
 
 
-def assert_refused(
-    kind: type[AsherahError], call: Callable[[], object], log: pytest.LogCaptureFixture
-) -> AsherahError:
-    """Run a read; it must raise exactly this error and show nothing of the value."""
-    log.clear()
-    seen: list[object] = []
-    with pytest.raises(AsherahError) as caught:
-        seen.append(call())
-    assert not seen
-    assert type(caught.value) is kind, f"{type(caught.value).__name__}: {caught.value}"
-    assert_silent(caught.value, log)
-    return caught.value
-
-
 @pytest.mark.parametrize("restart", [True, False], ids=["cold", "warm"])
 def test_a_value_reads_only_for_its_owner_table_and_column(
-    filled: Place, restart: bool, caplog: pytest.LogCaptureFixture  # noqa: FBT001
+    filled: Place,
+    restart: bool,  # noqa: FBT001
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Every cell comes into every other place; the row alone is not part of a place."""
     engine = filled.restart()
@@ -131,7 +119,9 @@ PATHS: dict[str, Callable[[Session], Any]] = {
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(("source", "kind"), [((Patient, "ssn", 2), DecryptionError), ((Visit, "notes", 1), WrongPlaceError)])
+@pytest.mark.parametrize(
+    ("source", "kind"), [((Patient, "ssn", 2), DecryptionError), ((Visit, "notes", 1), WrongPlaceError)]
+)
 def test_no_way_of_reading_returns_a_moved_value(
     filled: Place, path: str, source: tuple[Any, str, int], kind: type[AsherahError], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,7 +160,9 @@ def errors_of(engine: Engine, count: int, log: pytest.LogCaptureFixture) -> list
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 def test_every_flipped_bit_of_a_cell_is_refused(
-    filled: Place, warm: bool, caplog: pytest.LogCaptureFixture  # noqa: FBT001
+    filled: Place,
+    warm: bool,  # noqa: FBT001
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Where the bit is decides which error it is; there is no bit that does not matter."""
     cell = stored(filled, Cell(Patient, "ssn", 1))

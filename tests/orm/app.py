@@ -76,7 +76,7 @@ class App:
 
     def rows(self, statement: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Execute a statement through a session and list its rows; commit."""
-        with self.session() as session:
+        with self.session(expire_on_commit=False) as session:
             rows = [tuple(row) for row in session.execute(statement, parameters)]
             session.commit()
             return rows
@@ -99,8 +99,8 @@ class App:
     def stored(self, table: str) -> list[dict[str, Any]]:
         """List the rows of a table as the database holds them."""
         with self.engine.connect() as connection:
-            quoted = connection.dialect.identifier_preparer.quote(table)
-            return [dict(row) for row in connection.execute(text(f"SELECT * FROM {quoted}")).mappings()]  # noqa: S608
+            found = connection.execute(text(f"SELECT * FROM {table} ORDER BY id"))  # noqa: S608
+            return [dict(row) for row in found.mappings()]
 
     async def _run_async(self, body: Callable[[], Any]) -> None:
         engine = create_async_engine(async_url(self.url), **self.options)
@@ -128,11 +128,12 @@ class App:
             connection.execute(text("DELETE FROM encryption_key"))
 
     def _assert_nothing_readable(self) -> None:
-        for table in (*Base.metadata.sorted_tables, drafts):
-            for row in self.stored(table.name):
-                for value in row.values():
-                    raw = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
-                    assert CANARY.encode() not in raw, f"plaintext is stored in {table}"
+        with self.engine.connect() as connection:
+            for table in (*Base.metadata.sorted_tables, drafts):
+                for row in connection.execute(text(f"SELECT * FROM {table.name}")):  # noqa: S608
+                    for value in row:
+                        raw = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
+                        assert CANARY.encode() not in raw, f"plaintext is stored in {table}"
 
 
 def create_tables(url: str, asherah: Asherah) -> None:

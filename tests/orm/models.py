@@ -241,3 +241,7 @@ drafts: Final = Table(
     Column("clinic_id", Integer),
     Column("body", Encrypted(String(), owner="clinic_id", label="letters.body_text")),
 )
+
+
+class Letter(Base):
+    __table__ = letters
