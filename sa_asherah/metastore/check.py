@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, Inspector, inspect, text
 
 from sa_asherah.errors import ConfigurationError, MetastoreError
 from sa_asherah.metastore import failure
+from sa_asherah.metastore.sqlite import wait_for_writers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +30,13 @@ _MYSQL_TYPES = text(
 _logger = logging.getLogger("sa_asherah.metastore")
 
 
-def check(connection: Connection, *, peers: bool) -> None:
+def check(connection: Connection, *, peers: bool, writing: bool = False) -> None:
     """Make sure that the key table can hold keys without losing or mixing them up.
 
     Args:
         connection: A connection to the database of the key table.
         peers: Whether other Asherah implementations use the table; then their column types are tolerated.
+        writing: Whether the caller's transaction is about to write.
 
     Raises:
         MetastoreError: The table is missing.
@@ -41,6 +44,9 @@ def check(connection: Connection, *, peers: bool) -> None:
     """
     translation: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
     schema = translation.get(None)
+    if writing and connection.dialect.name == "sqlite":
+        with contextlib.suppress(connection.dialect.loaded_dbapi.OperationalError):  # no such table, or locked: both are told below
+            wait_for_writers(connection)
     inspector = inspect(connection)
     if not inspector.has_table("encryption_key", schema=schema):
         raise MetastoreError(failure.NO_TABLE)

@@ -11,14 +11,14 @@ import sqlite3
 import urllib.parse
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
 from sa_asherah.errors import ConfigurationError, UsageError
 from sa_asherah.metastore import failure
 from sa_asherah.metastore.loader import in_greenlet, off_loop
-from sa_asherah.metastore.sqlite import SQLiteRows
+from sa_asherah.metastore.sqlite import SQLiteRows, wait_for_writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ class EnlistedMetastore(_WithoutConnections):
                         "the data it encrypts; remove isolation_level='READ UNCOMMITTED' from the engine"
                     )
                 if writing:
-                    rows.wait_for_writers()
+                    wait_for_writers(connection)
                 return work(rows)
             except connection.dialect.loaded_dbapi.Error as error:
                 raise failure.of_sqlite(error) from error
@@ -171,16 +171,6 @@ class _EnlistedRows(SQLiteRows):
             return bool(cursor.fetchone()[0])
         finally:
             cursor.close()
-
-    def wait_for_writers(self) -> None:
-        """Take the write lock in an open transaction, as the caller's statement is about to.
-
-        A transaction that read first is refused at once where one that starts by writing waits.
-        """
-        connection: Any = self._caller.connection.dbapi_connection
-        if self._caller.dialect.get_driver_connection(connection).in_transaction:
-            with closing(self._connection.cursor()) as cursor:
-                cursor.execute("DELETE FROM encryption_key WHERE 0")
 
     def insert(self, rows: Sequence[KeyRow]) -> None:
         if not self._caller.in_transaction():

@@ -13,7 +13,9 @@ from sa_asherah.metastore.table import seconds_of, text_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Cursors", "SQLiteRows"]
+    from sqlalchemy import Connection
+
+__all__ = ["Cursors", "SQLiteRows", "wait_for_writers"]
 
 # The cast keeps `detect_types` from making a datetime of `created`. GLOB leaves out rows of other programs; of what
 # passes, the order of the texts is the order in time.
@@ -30,6 +32,21 @@ FROM json_each(?) AS wanted JOIN encryption_key AS k
 ON k.id = json_extract(wanted.value, '$[0]') AND k.created = json_extract(wanted.value, '$[1]')
 """
 _INSERT = "INSERT INTO encryption_key (id, created, key_record) VALUES (?, ?, ?) ON CONFLICT (id, created) DO NOTHING"
+
+
+def wait_for_writers(connection: Connection) -> None:
+    """Take the write lock in an open transaction, as the caller's statement is about to.
+
+    A transaction that read first is refused at once where one that starts by writing waits.
+
+    Args:
+        connection: The caller's connection.
+    """
+    proxied = connection.connection
+    driver: Any = connection.dialect.get_driver_connection(proxied.dbapi_connection)  # type: ignore[arg-type]
+    if driver.in_transaction:
+        with closing(proxied.cursor()) as cursor:
+            cursor.execute("DELETE FROM encryption_key WHERE 0")
 
 
 class Cursors(Protocol):

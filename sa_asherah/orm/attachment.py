@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
-from weakref import ref
+from weakref import finalize, ref
 
 from sqlalchemy import event
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
@@ -17,7 +17,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 
 from sa_asherah import metastore
 from sa_asherah.core import cell
-from sa_asherah.errors import ConfigurationError, OwnerChangedError, UsageError
+from sa_asherah.errors import AsherahError, ConfigurationError, OwnerChangedError
 from sa_asherah.orm.assignments import cut_off
 from sa_asherah.orm.element import SUPPORTED_DIALECTS
 from sa_asherah.orm.inserts import rewrite_insert
@@ -89,6 +89,9 @@ class Attachment:
         for name, listener in self._listeners:
             event.listen(engine, name, listener, retval=name == "before_execute")
         engine.dialect._sa_asherah = self  # type: ignore[attr-defined]
+        # SQLAlchemy's own caches may keep the dialect alive longer than the engine, and with it the keys.
+        self._release = finalize(engine, _release, engine.dialect, self.hierarchy)
+        self._release.atexit = False
 
     def remove(self) -> None:
         """Take everything off the engine again and forget the keys."""
@@ -96,8 +99,7 @@ class Attachment:
         if engine is not None:
             for name, listener in self._listeners:
                 event.remove(engine, name, listener)
-            del engine.dialect._sa_asherah  # type: ignore[attr-defined]
-        self.hierarchy.close()
+            self._release()
 
     def row_keys(self, family: Any) -> dict[bytes, Any]:
         """Give the dictionary of open data row keys of one partition template and owner kind.
@@ -143,28 +145,30 @@ class Attachment:
         """
         return self.hierarchy.reload(key, self._reading_connection())
 
-    def check(self, connection: Connection) -> None:
+    def check(self, connection: Connection, *, writing: bool = False) -> None:
         """Check the key table and the database once before the first statement with encrypted columns.
 
         Args:
             connection: The executing connection.
+            writing: Whether the statement writes.
         """
         if not self._checked:
-            self.check_now(connection)  # two threads may do so at once: no harm
+            self.check_now(connection, writing=writing)  # two threads may do so at once: no harm
             self._checked = True
 
-    def check_now(self, connection: Connection) -> None:
+    def check_now(self, connection: Connection, *, writing: bool = False) -> None:
         """Check the key table and the database.
 
         Args:
             connection: A connection of the attached engine.
+            writing: Whether its transaction is about to write.
 
         Raises:
             AsherahError: Something is missing or unsafe.
         """
         key_engine = None if self._key_engine is None else self._key_engine()
         if key_engine is None:
-            metastore.check(connection, peers=self.hierarchy.ids.peers)
+            metastore.check(connection, peers=self.hierarchy.ids.peers, writing=writing)
             return
         with key_engine.connect() as other:
             metastore.check(other, peers=self.hierarchy.ids.peers)
@@ -203,10 +207,10 @@ class Attachment:
         if isinstance(statement, Insert):
             plan = plan_of(statement.table)
             if plan is not None:
-                self.check(connection)
+                self.check(connection, writing=True)
                 rewritten, parameters = rewrite_insert(self, connection, statement, parameters, plan)
         elif isinstance(statement, Update) and writes_encrypted(statement):
-            self.check(connection)
+            self.check(connection, writing=True)
             rewritten, parameters = rewrite_update(self, connection, statement, parameters, options)
         if rewritten is not statement:
             cut_off(rewritten)
@@ -258,7 +262,7 @@ class Attachment:
         """
         if context.is_disconnect:
             self.hierarchy.distrust()
-        if isinstance(context.original_exception, UsageError) and context.engine is not None:
+        if isinstance(context.original_exception, AsherahError) and context.engine is not None:
             # A value was refused before its statement could be checked.
             cache: Any = context.engine._compiled_cache
             for key, compiled in list((cache or {}).items()):
@@ -277,6 +281,11 @@ class Attachment:
         context._sa_asherah_counted = True
         _require_matched(_expected(context, shape.guards), matched)
         return True
+
+
+def _release(dialect: Any, hierarchy: Hierarchy) -> None:
+    dialect.__dict__.pop("_sa_asherah", None)
+    hierarchy.close()
 
 
 def _matched(cursor: Any, context: Any) -> int:

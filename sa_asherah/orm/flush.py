@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapper, Session, object_session
 from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE
 
-from sa_asherah.errors import ConfigurationError, OwnerRequiredError
+from sa_asherah.errors import ConfigurationError, OwnerChangedError, OwnerRequiredError
 from sa_asherah.orm.inserts import client_default
 from sa_asherah.orm.plan import plan_of
 
@@ -155,11 +155,14 @@ def _fill_onupdate(mapper: Mapper[Any], group: _MappedGroup, session: Session | 
 
 def _reencrypt(mapper: Mapper[Any], group: _MappedGroup, connection: Connection, state: Any, target: Any) -> None:
     """Make the UPDATE that changes the owner write every encrypted column of that owner again."""
-    missing = [name for name in group.columns if name not in state.dict]
-    if missing:
-        query = select(*(group.columns[name] for name in missing)).where(*_where(mapper, group.table, state))
-        loaded = connection.execute(query).one()
-        for name, value in zip(missing, loaded, strict=True):
+    unchanged = [name for name in group.columns if not _has_changes(state, name)]
+    if unchanged:
+        # What is in memory may be older than the row: writing it again would undo another session's change.
+        query = select(*(group.columns[name] for name in unchanged)).where(*_where(mapper, group.table, state))
+        loaded = connection.execute(query.with_for_update()).one_or_none()
+        if loaded is None:
+            raise OwnerChangedError(f"the row whose owner {group.owner} changes is gone: somebody else deleted it")
+        for name, value in zip(unchanged, loaded, strict=True):
             set_committed_value(target, name, value)
     if state.dict.get(group.owner_name) is None and any(state.dict[name] is not None for name in group.columns):
         raise OwnerRequiredError(

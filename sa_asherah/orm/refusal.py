@@ -199,7 +199,7 @@ class _Walk:
             self._visit_source(statement.select, [statement.table.c[name] for name in statement._select_names or ()])
             self.visit(statement.select)
 
-    def _visit_source(self, select: Any, targets: list[Column[Any]]) -> None:
+    def _visit_source(self, select: Any, targets: list[Any]) -> None:
         """Refuse that INSERT FROM SELECT stores ciphertext in a plain column."""
         if isinstance(select, CompoundSelect):
             for branch in select.selects:

@@ -68,6 +68,30 @@ def test_so_are_two_in_one_flush_of_which_one_was_moved(shared_site: Site, notes
     assert shared_site.restart_and_read() == ["one", "two"]
 
 
+def test_a_move_keeps_what_another_session_wrote_meanwhile(shared_site: Site, notes: App) -> None:
+    with Session(notes.engine, expire_on_commit=False) as session:
+        found = session.get_one(Note, 1)
+        session.commit()
+        with Session(notes.engine) as other:
+            change(other.get_one(Note, 1), "newer")
+            other.commit()
+        found.tenant = "other"
+        session.commit()
+        assert found.secret == "newer"
+    assert shared_site.restart_and_read() == ["newer", "two"]
+
+
+def test_a_note_that_was_deleted_meanwhile_cannot_be_moved(shared_site: Site, notes: App) -> None:
+    with Session(notes.engine, expire_on_commit=False) as session:
+        found = session.get_one(Note, 1)
+        session.commit()
+        shared_site.sql("DELETE FROM notes WHERE id = 1")
+        found.tenant = "other"
+        with pytest.raises(OwnerChangedError):
+            session.flush()
+    assert shared_site.restart_and_read() == ["two"]
+
+
 def test_a_note_moved_to_two_tenants_ends_with_one_of_them(shared_site: Site, notes: App) -> None:
     with Session(notes.engine, expire_on_commit=False) as session:
         found = session.get_one(Note, 1)
