@@ -45,8 +45,9 @@ def _code_lines(path: Path) -> int:
     source = path.read_text(encoding="utf-8")
     docstrings = 0
     for node in ast.walk(ast.parse(source)):
-        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_documented and ast.get_docstring(node, clean=False) is not None:
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
             docstrings += (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
     return len(source.splitlines()) - docstrings
 

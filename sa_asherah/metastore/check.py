@@ -45,7 +45,9 @@ def check(connection: Connection, *, peers: bool, writing: bool = False) -> None
     translation: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
     schema = translation.get(None)
     if writing and connection.dialect.name == "sqlite":
-        with contextlib.suppress(connection.dialect.loaded_dbapi.OperationalError):  # no such table, or locked: both are told below
+        with contextlib.suppress(
+            connection.dialect.loaded_dbapi.OperationalError
+        ):  # no such table, or locked: both are told below
             wait_for_writers(connection)
     inspector = inspect(connection)
     if not inspector.has_table("encryption_key", schema=schema):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promises of the column type on every path of SQLAlchemy, on real databases, sync and async, and against OpenBao."""
+"""The promises of the column type on every path of SQLAlchemy, on real databases, sync, async, against OpenBao."""

@@ -37,6 +37,7 @@ class App:
     kms: KeyManagementService
     is_async: bool = False
     options: dict[str, Any] = field(default_factory=dict[str, Any])
+    asherah: Asherah = field(init=False)
 
     def run(self, body: Callable[[], Any]) -> None:
         """Run a body of synchronous code on a clean database; afterwards no plaintext may be stored.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import itertools
 import uuid
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -245,3 +245,16 @@ drafts: Final = Table(
 
 class Letter(Base):
     __table__ = letters
+
+    if TYPE_CHECKING:
+        id: Mapped[int]
+        clinic_id: Mapped[int | None]
+        body: Mapped[str | None]
+        seal: Mapped[str | None]
+
+
+def table_of(model: type[Base]) -> Table:
+    """Give a model's table, which SQLAlchemy types as any selectable."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table

@@ -72,7 +72,10 @@ def _binds(*keys: str) -> dict[str, Any]:
 def _lambda_values(connection: Connection) -> None:
     for row in ROWS:
         number, owner, body, seal = row.values()
-        connection.execute(lambda_stmt(lambda: insert(letters).values(id=number, clinic_id=owner, body=body, seal=seal)))  # noqa: B023
+        statement = lambda_stmt(
+            lambda: insert(letters).values(id=number, clinic_id=owner, body=body, seal=seal)  # noqa: B023 # read at once
+        )
+        connection.execute(statement)
 
 
 def _in_session(work: Callable[[Session], Any]) -> Shape:
@@ -154,7 +157,7 @@ def _detached(session: Session) -> None:
     session.bulk_save_objects([letter])
 
 
-def _synchronised(synchronise: str | bool) -> Shape:
+def _synchronised(synchronise: Any) -> Shape:
     def work(session: Session) -> None:
         letter = session.get_one(Letter, 1)
         assert letter.body == "canary 1"
@@ -180,9 +183,10 @@ UPDATES: Final[dict[str, Shape]] = {
         update(letters).where(letters.c.id == 1).values({letters.c.body: "canary new"})
     ),
     "ordered values": lambda connection: connection.execute(
-        update(letters).where(letters.c.id == 1).ordered_values((letters.c.body, "canary new"), (letters.c.clinic_id, 1),
-                                                                 (letters.c.seal, "canary seal 1"))
-    ),  # fmt: skip
+        update(letters)
+        .where(letters.c.id == 1)
+        .ordered_values((letters.c.body, "canary new"), (letters.c.clinic_id, 1), (letters.c.seal, "canary seal 1"))
+    ),
     "parameters": lambda connection: connection.execute(
         update(letters).where(letters.c.id == 1), {"body": "canary new"}
     ),
@@ -192,9 +196,7 @@ UPDATES: Final[dict[str, Shape]] = {
     "bindparam in the criteria": lambda connection: connection.execute(
         _WHERE_KEY.values(body="canary new"), {"b_id": 1}
     ),
-    "with the owner": lambda connection: connection.execute(
-        _set(clinic_id=1, body="canary new", seal="canary seal 1")
-    ),
+    "with the owner": lambda connection: connection.execute(_set(clinic_id=1, body="canary new", seal="canary seal 1")),
     "other criteria": lambda connection: connection.execute(
         update(letters).where(letters.c.clinic_id < 2, letters.c.body.is_not(None)).values(body="canary new")
     ),
@@ -223,7 +225,7 @@ UPDATES: Final[dict[str, Shape]] = {
     "session evaluate": _synchronised("evaluate"),
     "session fetch": _synchronised("fetch"),
     "session auto": _synchronised("auto"),
-    "session unsynchronised": _synchronised(False),
+    "session unsynchronised": _synchronised(synchronise=False),
     "loader criteria": _in_session(
         lambda session: session.execute(
             update(Letter).values(body="canary new").options(with_loader_criteria(Letter, Letter.id == 1)),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,7 +39,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site_of(engine: AsyncEngine, kms: StaticKMS) -> AsyncIterator[Site]:
+async def site_of(engine: AsyncEngine, kms: StaticKMS) -> AsyncGenerator[Site]:
     site = Site(engine, kms)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.drop_all)
@@ -126,7 +126,10 @@ async def test_streams(site: Site) -> None:
         scalars = await session.stream_scalars(select(Patient.ssn).order_by(Patient.id))
         assert [ssn async for ssn in scalars] == SSNS
     site.cold()
-    async with site.engine.connect() as connection, connection.stream(select(PATIENTS.c.ssn).order_by(PATIENTS.c.id)) as rows:
+    async with (
+        site.engine.connect() as connection,
+        connection.stream(select(PATIENTS.c.ssn).order_by(PATIENTS.c.id)) as rows,
+    ):
         assert [ssn async for ssn in rows.scalars()] == SSNS
 
 
@@ -179,7 +182,8 @@ async def test_a_new_owner_in_each_of_many_tasks(site: Site) -> None:
 
     async def read(number: int) -> str | None:
         async with site.engine.connect() as connection:
-            return (await connection.execute(select(PATIENTS.c.ssn).where(PATIENTS.c.id == number))).scalar_one()
+            found: str | None = await connection.scalar(select(PATIENTS.c.ssn).where(PATIENTS.c.id == number))
+            return found
 
     assert await asyncio.gather(*map(read, numbers)) == [f"canary {n}" for n in numbers]
 
@@ -194,7 +198,7 @@ async def test_each_task_has_its_own_scope(site: Site) -> None:
     if in_memory(site):
         assert await read("1", 1) == "canary 1"
     else:
-        assert await asyncio.gather(read("1", 1), read("2", 2)) == ["canary 1", "canary 2"]
+        assert list(await asyncio.gather(read("1", 1), read("2", 2))) == ["canary 1", "canary 2"]
     with pytest.raises(WrongPartitionError):
         await read("1", 2)
 

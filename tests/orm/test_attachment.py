@@ -9,7 +9,20 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Column, Engine, Integer, MetaData, StaticPool, String, Table, create_engine, event, insert, select, text
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    StaticPool,
+    String,
+    Table,
+    create_engine,
+    event,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
@@ -100,9 +113,10 @@ def test_the_key_table_must_be_there(static: Asherah) -> None:
     engine = memory()
     static.attach(engine)
     Base.metadata.create_all(engine)
-    with Session(engine) as session, pytest.raises(MetastoreError, match="create_metastore"):
+    with Session(engine) as session:
         session.add(Clinic(patients=[Patient(ssn="canary")]))
-        session.flush()
+        with pytest.raises(MetastoreError, match="create_metastore"):
+            session.flush()
     static.create_metastore(engine)
     with Session(engine) as session:
         session.add(Clinic(patients=[Patient(ssn="canary")]))
@@ -192,7 +206,9 @@ def test_a_wrong_column_is_refused_at_the_first_statement(static: Asherah) -> No
 def wrong_tables() -> Iterator[Table]:
     def table(name: str, owner: Any, secret: Encrypted, **options: Any) -> Table:
         owner_column = Column("owner", owner)
-        return Table(name, MetaData(), Column("id", Integer, primary_key=True), owner_column, Column("secret", secret, **options))
+        return Table(
+            name, MetaData(), Column("id", Integer, primary_key=True), owner_column, Column("secret", secret, **options)
+        )
 
     from sqlalchemy import CHAR, Numeric  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from sa_asherah import OwnerChangedError, OwnerRequiredError, UsageError
 from tests.orm.app import App
-from tests.orm.models import Base, Clinic, Letter, Patient, Visit, letters
+from tests.orm.models import Base, Clinic, Letter, Patient, Visit, letters, table_of
 from tests.orm.shapes import AFTER, BEFORE, ROWS
 from tests.orm.traces import assert_no_traces
 
@@ -35,7 +35,9 @@ class TestPostgreSQL:
 
     def test_an_update_in_a_cte(self, app: App) -> None:
         app.execute(letters.insert(), BEFORE)
-        changed = update(letters).where(letters.c.id == 1).values(body="canary new").returning(*letters.c).cte("changed")
+        changed = (
+            update(letters).where(letters.c.id == 1).values(body="canary new").returning(*letters.c).cte("changed")
+        )
         assert app.rows(select(changed.c.body)) == [("canary new",)]
         assert_no_traces(app.engine)
         assert read(app) == tuples(AFTER)
@@ -78,9 +80,7 @@ class TestPostgreSQL:
     def test_update_from(self, app: App) -> None:
         app.execute(letters.insert(), BEFORE)
         app.execute(
-            update(letters)
-            .where(letters.c.clinic_id == Clinic.id, Clinic.name == "Clinic 1")
-            .values(body="canary new")
+            update(letters).where(letters.c.clinic_id == Clinic.id, Clinic.name == "Clinic 1").values(body="canary new")
         )
         assert read(app) == tuples(AFTER)
 
@@ -112,9 +112,15 @@ class TestPostgreSQL:
 class TestMariaDB:
     def fill(self, app: App) -> None:
         app.add(
-            Patient(id=1, clinic_id=1, ssn="canary 1", notes="canary note", visits=[Visit(id=1, place_id=1, finding="canary f")]),
+            Patient(
+                id=1,
+                clinic_id=1,
+                ssn="canary 1",
+                notes="canary note",
+                visits=[Visit(id=1, place_id=1, finding="canary f")],
+            ),
             Patient(id=2, clinic_id=2, ssn="canary 2"),
-        )  # fmt: skip
+        )
 
     def read(self, app: App) -> list[tuple[Any, ...]]:
         app.cold()
@@ -122,7 +128,7 @@ class TestMariaDB:
 
     def test_an_update_of_many_tables(self, app: App) -> None:
         self.fill(app)
-        joined = update(Patient.__table__).where(Patient.id == Visit.patient_id)
+        joined = update(table_of(Patient)).where(Patient.id == Visit.patient_id)
         app.execute(joined.values({Patient.ssn: "canary new"}))
         assert self.read(app) == [(1, "canary new", "canary note"), (2, "canary 2", None)]
         app.execute(joined.values({Patient.ssn: "canary n2", Visit.place_id: 3, Visit.finding: "canary f2"}))
@@ -132,7 +138,7 @@ class TestMariaDB:
 
     def test_the_owner_of_another_table_is_refused(self, app: App) -> None:
         self.fill(app)
-        joined = update(Clinic.__table__).where(Patient.clinic_id == Clinic.id, Clinic.id == 1)
+        joined = update(table_of(Clinic)).where(Patient.clinic_id == Clinic.id, Clinic.id == 1)
         with pytest.raises(OwnerChangedError):
             app.execute(joined.values({Patient.clinic_id: 2}))
         with pytest.raises(OwnerRequiredError):
@@ -145,4 +151,8 @@ def test_a_mapped_core_table_is_one_with_its_class(app: App) -> None:
     app.execute(letters.insert(), BEFORE)
     app.cold()
     with app.session() as session:
-        assert [each.body for each in session.scalars(select(Letter).order_by(Letter.id))] == ["canary 1", "canary 2", None]
+        assert [each.body for each in session.scalars(select(Letter).order_by(Letter.id))] == [
+            "canary 1",
+            "canary 2",
+            None,
+        ]

@@ -91,7 +91,9 @@ def test_deferred_columns(app: App) -> None:
         patient = session.scalars(select(Patient).options(defer(Patient.ssn)).where(Patient.id == 1)).one()
         assert "ssn" in inspect(patient).unloaded
         assert patient.ssn == "canary 1"
-        other = session.scalars(select(Patient).options(defer(Patient.notes), undefer(Patient.ssn)).where(Patient.id == 2))
+        other = session.scalars(
+            select(Patient).options(defer(Patient.notes), undefer(Patient.ssn)).where(Patient.id == 2)
+        )
         assert other.one().ssn == "canary 2"
 
 
@@ -108,7 +110,9 @@ def test_raiseload(app: App) -> None:
     fill(app)
     with app.session() as session:
         patient = session.scalars(
-            select(Patient).options(defer(Patient.ssn, raiseload=True), raiseload(Patient.visits)).where(Patient.id == 1)
+            select(Patient)
+            .options(defer(Patient.ssn, raiseload=True), raiseload(Patient.visits))
+            .where(Patient.id == 1)
         ).one()
         with pytest.raises(InvalidRequestError):
             patient.ssn  # noqa: B018 # the access is the test
@@ -152,7 +156,9 @@ def test_joined_inheritance(app: App) -> None:
     app.add(Doctor(id=1, clinic_id=1, alias="canary a", ward="north", licence="canary l"), Person(id=2, clinic_id=2))
     app.cold()
     with app.session() as session:
-        doctor, person = session.scalars(select(Person).order_by(Person.id).options(selectin_polymorphic(Person, [Doctor])))
+        doctor, person = session.scalars(
+            select(Person).order_by(Person.id).options(selectin_polymorphic(Person, [Doctor]))
+        )
         assert isinstance(doctor, Doctor)
         assert (doctor.alias, doctor.licence, doctor.ward, person.alias) == ("canary a", "canary l", "north", None)
     with app.session() as session:

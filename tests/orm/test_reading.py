@@ -15,8 +15,6 @@ from tests.orm.app import App
 from tests.orm.models import Clinic, Doctor, Patient, Person, Visit, letters
 
 
-
-
 def fill(app: App) -> None:
     """Two patients of clinic 1, one of clinic 2 without notes, each with a visit at the next clinic; cold keys."""
     app.add(
@@ -226,7 +224,10 @@ def test_count_and_null_tests(app: App) -> None:
     assert app.rows(select(Patient.id).where(Patient.notes.is_not(None)).order_by(Patient.id)) == [(1,), (2,)]
     assert app.rows(select(Patient.id).where(Patient.notes == null())) == [(3,)]
     assert app.rows(select(Patient.id).where(Patient.notes != None)) == [(1,), (2,)]  # noqa: E711 # the operator
-    assert app.rows(select(Patient.id).where(exists().where(Visit.patient_id == Patient.id, Visit.finding.is_(None)))) == []
+    assert (
+        app.rows(select(Patient.id).where(exists().where(Visit.patient_id == Patient.id, Visit.finding.is_(None))))
+        == []
+    )
 
 
 def test_from_statement_of_a_column_expression(app: App) -> None:
@@ -238,7 +239,9 @@ def test_from_statement_of_a_column_expression(app: App) -> None:
 
 def test_a_joined_entity_is_taken_from_the_query(app: App) -> None:
     fill(app)
-    query = select(Clinic).join(Clinic.patients).options(contains_eager(Clinic.patients)).order_by(Clinic.id, Patient.id)
+    query = (
+        select(Clinic).join(Clinic.patients).options(contains_eager(Clinic.patients)).order_by(Clinic.id, Patient.id)
+    )
     with app.session() as session:
         clinics = session.scalars(query.where(Patient.id != 1)).unique().all()
         assert [[patient.ssn for patient in clinic.patients] for clinic in clinics] == [["canary 2"], ["canary 3"]]
@@ -273,14 +276,19 @@ def test_legacy_query(app: App) -> None:
 def test_locking(app: App) -> None:
     fill(app)
     with app.session() as session:
-        assert session.scalars(select(Patient).where(Patient.id == 1).with_for_update(of=Patient)).one().ssn == "canary 1"
+        assert (
+            session.scalars(select(Patient).where(Patient.id == 1).with_for_update(of=Patient)).one().ssn == "canary 1"
+        )
 
 
 def test_streaming_and_yield_per(app: App) -> None:
     fill(app)
     with app.session() as session:
         streamed = session.scalars(select(Patient).order_by(Patient.id).execution_options(yield_per=2))
-        assert [[each.ssn for each in part] for part in streamed.partitions()] == [["canary 1", "canary 2"], ["canary 3"]]
+        assert [[each.ssn for each in part] for part in streamed.partitions()] == [
+            ["canary 1", "canary 2"],
+            ["canary 3"],
+        ]
     with app.engine.connect() as connection:
         cursor = connection.execution_options(stream_results=True, max_row_buffer=1).execute(
             select(Patient.__table__.c.ssn).order_by(Patient.__table__.c.id)
@@ -307,7 +315,9 @@ def test_an_option_clone_of_the_engine(app: App) -> None:
 
 def test_a_query_of_text_with_columns_declared(app: App) -> None:
     fill(app)
-    query = text("SELECT ssn, clinic_id, id FROM patients ORDER BY id").columns(Patient.ssn, Patient.clinic_id, Patient.id)
+    query = text("SELECT ssn, clinic_id, id FROM patients ORDER BY id").columns(
+        Patient.ssn, Patient.clinic_id, Patient.id
+    )
     with pytest.raises(OwnerRequiredError):
         app.rows(query)
     with partition_scope("1"), pytest.raises((OwnerRequiredError, DecryptionError)):

@@ -8,8 +8,22 @@ from typing import Any
 
 import pytest
 from sqlalchemy import (
-    String, bindparam, case, cast, delete, distinct, event, exists, func, literal, null, select, tuple_, type_coerce,
-    union, update,
+    String,
+    bindparam,
+    case,
+    cast,
+    delete,
+    distinct,
+    event,
+    exists,
+    func,
+    literal,
+    null,
+    select,
+    tuple_,
+    type_coerce,
+    union,
+    update,
 )  # fmt: skip
 from sqlalchemy.orm import aliased
 
@@ -24,8 +38,8 @@ OTHER: Any = aliased(Patient).ssn
 AT_CONSTRUCTION: dict[str, Callable[[], Any]] = {
     "equal": lambda: SSN == "canary",
     "not equal": lambda: SSN != "canary",
-    "equal to a literal": lambda: SSN == literal("canary"),
-    "equal to a parameter": lambda: SSN == bindparam("p", "canary"),
+    "equal to a literal": lambda: literal("canary") == SSN,
+    "equal to a parameter": lambda: bindparam("p", "canary") == SSN,
     "less": lambda: SSN < "canary",
     "greater": lambda: SSN >= "canary",
     "in": lambda: SSN.in_(["canary"]),
@@ -42,9 +56,9 @@ AT_CONSTRUCTION: dict[str, Callable[[], Any]] = {
     "concatenate": lambda: SSN + "canary",
     "concat": lambda: SSN.concat("canary"),
     "any operator": lambda: SSN.op("@>")("canary"),
-    "descending": lambda: SSN.desc(),
-    "ascending": lambda: SSN.asc(),
-    "distinct": lambda: SSN.distinct(),
+    "descending": SSN.desc,
+    "ascending": SSN.asc,
+    "distinct": SSN.distinct,
     "collate": lambda: SSN.collate("C"),
     "by a core column": lambda: letters.c.body == "canary",
     "filter_by": lambda: select(Patient).filter_by(ssn="canary"),
@@ -109,7 +123,8 @@ def is_refused(app: App, form: Callable[[], Any]) -> bool:
         try:
             run(form())
         except UsageError as error:
-            assert "canary" not in str(error)
+            if "canary" in str(error):
+                pytest.fail("the error holds the value")
         else:
             return False
     return True

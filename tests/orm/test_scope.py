@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import String, column, func, insert, select, text, type_coerce, update
 
-from sa_asherah import Encrypted, OwnerRequiredError, UnsupportedOperatorError, UsageError, WrongPartitionError, partition_scope
+from sa_asherah import (
+    Encrypted,
+    OwnerRequiredError,
+    UnsupportedOperatorError,
+    UsageError,
+    WrongPartitionError,
+    partition_scope,
+)
 from sa_asherah.errors import DecryptionError
 from tests.orm.app import App
 from tests.orm.models import Account, Patient, Setting
@@ -124,7 +133,7 @@ def test_text_needs_a_label_and_a_scope(app: App) -> None:
 
 def test_type_coerce_needs_a_label_and_a_scope(app: App) -> None:
     fill(app)
-    newest = func.max(column("ssn"))  # a column that SQLAlchemy knows nothing of
+    newest: Any = func.max(column("ssn"))  # a column that SQLAlchemy knows nothing of
     query = select(type_coerce(newest, SSN)).select_from(Patient).where(Patient.id == 1)
     with partition_scope("1"):
         assert app.rows(query) == [("canary 1",)]

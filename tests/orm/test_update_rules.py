@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session, with_loader_criteria
 
 from sa_asherah import OwnerChangedError, OwnerRequiredError, UnsupportedValueError, UsageError
 from tests.orm.app import App
-from tests.orm.models import Animal, Dog, Ledger, Letter, Note, Patient, Visit, letters
+from tests.orm.models import Animal, Dog, Ledger, Letter, Note, Patient, Visit, letters, table_of
 from tests.orm.shapes import BEFORE
 from tests.orm.traces import assert_no_traces
 
@@ -75,16 +76,20 @@ def test_the_owner_alone_is_refused_in_every_shape(app: App) -> None:
         (first.values(clinic_id=bindparam("other")), {"other": 2}),
         (first.values(clinic_id=letters.c.clinic_id + 1), None),
         (first.values(clinic_id=2, body="canary new"), None),
-        (update(letters).where(letters.c.id == bindparam("b_id")), [{"b_id": 1, "clinic_id": 2}, {"b_id": 2, "clinic_id": 1}]),
+        (
+            update(letters).where(letters.c.id == bindparam("b_id")),
+            [{"b_id": 1, "clinic_id": 2}, {"b_id": 2, "clinic_id": 1}],
+        ),
     ]  # fmt: skip
     for statement, parameters in shapes:
         with pytest.raises((OwnerChangedError, UnsupportedValueError)):
             app.execute(statement, parameters)
-    for work in (
+    works: tuple[Callable[[Session], Any], ...] = (
         lambda session: session.execute(update(Letter), [{"id": 1, "clinic_id": 2}]),
         lambda session: session.bulk_update_mappings(Letter.__mapper__, [{"id": 1, "clinic_id": 2}]),
         lambda session: session.execute(update(Letter).where(Letter.id == 1).values(clinic_id=2)),
-    ):
+    )
+    for work in works:
         with app.session() as session, pytest.raises(OwnerChangedError):
             work(session)
     assert_no_traces(app.engine)
@@ -185,7 +190,7 @@ def test_names_of_attributes(app: App) -> None:
 def test_onupdate_is_evaluated_and_encrypted(app: App) -> None:
     app.add(Note(id=1, title="red"))
     ((before,),) = app.rows(select(Note.revision))
-    app.execute(update(Note.__table__).values(title="blue"))
+    app.execute(update(table_of(Note)).values(title="blue"))
     app.cold()
     ((after,),) = app.rows(select(Note.revision))
     assert before != after

@@ -29,9 +29,11 @@ def upsert(app: App, assigned: dict[str, Any], target: Any, *, entity: Any = Slo
         new = on_duplicate.inserted
         return on_duplicate.on_duplicate_key_update({k: new[k] if v is NEW else v for k, v in assigned.items()})
     make: Callable[[Any], Any] = postgresql.insert if app.dialect == "postgresql" else sqlite.insert
-    statement = make(entity)
+    statement: Any = make(entity)
     values = {k: statement.excluded[k] if v is NEW else v for k, v in assigned.items()}
-    return statement.on_conflict_do_update(set_=values, **({"constraint": target} if isinstance(target, str) else {"index_elements": target}))
+    if isinstance(target, str):
+        return statement.on_conflict_do_update(set_=values, constraint=target)
+    return statement.on_conflict_do_update(set_=values, index_elements=target)
 
 
 def fill(app: App) -> None:

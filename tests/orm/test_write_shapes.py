@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select
@@ -22,7 +23,7 @@ def _loud(caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG, name)
 
 
-def check(app: App, shape: str, expected: list[dict[str, object]], caplog: pytest.LogCaptureFixture) -> None:
+def check(app: App, shape: str, expected: list[dict[str, Any]], caplog: pytest.LogCaptureFixture) -> None:
     """Run a shape and see that it wrote what is expected, and that plaintext is nowhere but in the results."""
     caplog.clear()
     sent: list[object] = []

@@ -78,6 +78,7 @@ def test_overlapping_batches_do_not_block_each_other(world: World) -> None:
     process = world.process(check_interval=0)
 
     def work(n: int) -> Key:
+        keys: dict[str, Key] = {}
         for _ in range(20):
             keys = process.encryption_keys(["1", "2", "3"] if n % 2 else ["3", "2", "1"])
         return keys["1"]
