@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -106,7 +105,9 @@ def test_missing_key_on_encrypt_where_the_mount_creates_none(access: Access) -> 
     assert "Transit key 'absent' not found at" in str(access.failure(KmsKeyNotFoundError, lambda: kms.encrypt_key(KEY)))
 
 
-@pytest.mark.parametrize("blob", [b"", os.urandom(60), b"\xff\xfe", b"AQICAHh", b"vault:vx:AAAA", b"VAULT:v1:AAAA"])
+@pytest.mark.parametrize(
+    "blob", [b"", bytes(range(60, 120)), b"\xff\xfe", b"AQICAHh", b"vault:vx:AAAA", b"VAULT:v1:AAAA"]
+)
 def test_foreign_blob_is_refused_without_asking(access: Access, blob: bytes, closed_port: int) -> None:
     kms = access.kms(addr=f"http://127.0.0.1:{closed_port}")
     error = access.failure(KmsCiphertextError, lambda: kms.decrypt_key(blob))

@@ -133,7 +133,7 @@ def test_text_needs_a_label_and_a_scope(app: App) -> None:
 
 def test_type_coerce_needs_a_label_and_a_scope(app: App) -> None:
     fill(app)
-    newest: Any = func.max(column("ssn"))  # a column that SQLAlchemy knows nothing of
+    newest: Any = func.coalesce(column("ssn"), column("ssn"))  # a column that SQLAlchemy knows nothing of
     query = select(type_coerce(newest, SSN)).select_from(Patient).where(Patient.id == 1)
     with partition_scope("1"):
         assert app.rows(query) == [("canary 1",)]

@@ -58,6 +58,10 @@ class OpenBao:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._resources.close()
 
+    def stop(self) -> None:
+        """End the server; what it held is gone."""
+        self._resources.close()
+
     @property
     def addr(self) -> str:
         """The server's address, as `VAULT_ADDR` takes it."""
