@@ -62,9 +62,8 @@ def test_hex_that_is_no_key(text: str) -> None:
     assert text not in str(caught.value)
 
 
-FOREIGN = aead.cipher(bytes(32)).encrypt(bytes(12), MASTER, b"") + bytes(
-    12
-)  # fixed: each worker must see the same test
+# The same in each worker of a parallel run.
+FOREIGN = aead.cipher(bytes(32)).encrypt(bytes(12), MASTER, b"") + bytes(12)
 
 
 @pytest.mark.parametrize("blob", [b"", b"short", bytes(60), b"vault:v1:" + b"A" * 80, FOREIGN])
