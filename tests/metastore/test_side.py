@@ -60,6 +60,20 @@ def key_rows(engine: Engine) -> int:
         return len(connection.execute(text("SELECT id FROM encryption_key")).all())
 
 
+def wait_for_a_lock(engine: Engine) -> None:
+    """Return when some transaction of the server waits for a lock."""
+    waiting = {
+        "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+        "mariadb": "SELECT CAST(variable_value AS SIGNED) FROM information_schema.global_status "
+        "WHERE variable_name = 'innodb_row_lock_current_waits'",
+    }[engine.dialect.name]
+    end = time.monotonic() + 10
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(text(waiting)):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
 def scalar(rows: KeyRows, statement: str) -> Any:
     assert isinstance(rows, ServerRows)
     with rows._transaction():
@@ -251,11 +265,13 @@ def test_a_deadlock_is_retried(engine: Engine) -> None:
 
     def application() -> None:
         with engine.connect() as connection:
-            # MariaDB's victim is the transaction that changed less; PostgreSQL's the one that waited longer.
+            # MariaDB's victim is the transaction that changed less; PostgreSQL's the one that looks first.
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SET LOCAL deadlock_timeout = '30s'"))
             connection.execute(text("UPDATE encryption_key SET key_record = '{}' WHERE id = 'a'"))
             held.set()
             asked.wait(10)
-            time.sleep(0.2)
+            wait_for_a_lock(engine)
             connection.execute(lock, {"id": "b"})
 
     def work(rows: KeyRows) -> int:
@@ -340,7 +356,7 @@ def test_a_lock_on_the_key_table_is_waited_for(postgresql: Engine) -> None:
         with postgresql.begin() as connection:
             connection.execute(text("LOCK TABLE encryption_key IN ACCESS EXCLUSIVE MODE"))
             locked.set()
-            time.sleep(0.5)
+            wait_for_a_lock(postgresql)
 
     thread = threading.Thread(target=application)
     thread.start()
