@@ -142,7 +142,7 @@ def create_tables(url: str, asherah: Asherah) -> None:
     engine = create_engine(url)
     try:
         Base.metadata.create_all(engine)
-        drafts.create(engine)
+        drafts.create(engine, checkfirst=True)
         asherah.create_metastore(engine)
     finally:
         engine.dispose()

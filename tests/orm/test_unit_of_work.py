@@ -6,12 +6,10 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, select
 from sqlalchemy.orm import defer, load_only
-from sqlalchemy.orm.exc import StaleDataError
 
-from sa_asherah import OwnerChangedError, OwnerRequiredError, UnsupportedValueError
+from sa_asherah import OwnerRequiredError
 from tests.orm.app import App
 from tests.orm.models import Animal, Clinic, Doctor, Dog, Ledger, Note, Patient, Person, User, Visit
 
@@ -357,53 +355,3 @@ def test_defaults_are_on_the_instance_and_in_the_database(app: App) -> None:
         last = note.revision
     app.cold()
     assert app.rows(select(Note.author, Note.body, Note.revision)) == [("somebody", "canary body", last)]
-
-
-def test_an_owner_changed_by_another_session_is_noticed(app: App) -> None:
-    fill(app)
-    with app.session(expire_on_commit=False) as session:
-        patients = session.scalars(select(Patient).order_by(Patient.id)).all()
-        session.commit()
-        app.execute(update(Patient).where(Patient.id == 1), {"clinic_id": 2, "ssn": "canary moved", "notes": None})
-        for patient in patients:
-            patient.ssn = "canary late"
-        with pytest.raises(OwnerChangedError) as caught:
-            session.flush()
-        assert isinstance(caught.value, StaleDataError)
-    assert read(app) == [(2, "canary moved", None), (1, "canary 2", None)]
-
-
-def test_a_failed_flush_leaves_nothing_behind(app: App) -> None:
-    fill(app)
-    with app.session() as session:
-        session.get_one(Patient, 1).ssn = "canary changed"
-        session.add(Patient(id=2, clinic_id=1, ssn="canary double"))
-        with pytest.raises(IntegrityError) as caught:
-            session.flush()
-        assert "canary" not in f"{caught.value}{caught.value.params}"
-        session.rollback()
-        session.get_one(Patient, 2).ssn = "canary fine"
-        session.commit()
-    assert read(app) == [(1, "canary 1", "canary note 1"), (1, "canary fine", None)]
-
-
-def test_a_value_of_another_kind_is_refused(app: App) -> None:
-    with pytest.raises(UnsupportedValueError, match="does not fit"):
-        app.add(Patient(id=1, clinic_id=1, ssn=12))
-    with app.session() as session:
-        session.add(Patient(id=1, clinic_id=1, ssn=func.lower("canary")))
-        with pytest.raises(UnsupportedValueError, match="SQL expression"):
-            session.flush()
-    assert read(app) == []
-
-
-def test_savepoints(app: App) -> None:
-    with app.session() as session:
-        session.add(Patient(id=1, clinic_id=1, ssn="canary 1"))
-        with session.begin_nested() as savepoint:
-            session.add(Patient(id=2, clinic_id=2, ssn="canary 2"))
-            session.flush()
-            savepoint.rollback()
-        session.add(Patient(id=3, clinic_id=2, ssn="canary 3"))
-        session.commit()
-    assert read(app) == [(1, "canary 1", None), (2, "canary 3", None)]
