@@ -68,6 +68,8 @@ def rewrite_nested(statement: Any, rewrite: Callable[[Any], Any]) -> Any:
         if element is statement or not isinstance(element, Insert | Update) or is_rewritten(element):
             return None
         rewritten = rewrite(element)
+        if rewritten is element:
+            return None
         rewritten.__dict__[_MARK] = True
         return rewritten
 
