@@ -223,7 +223,7 @@ def test_count_and_null_tests(app: App) -> None:
     assert app.rows(select(func.count()).select_from(Patient).where(Patient.notes.is_(None))) == [(1,)]
     assert app.rows(select(Patient.id).where(Patient.notes.is_not(None)).order_by(Patient.id)) == [(1,), (2,)]
     assert app.rows(select(Patient.id).where(Patient.notes == null())) == [(3,)]
-    assert app.rows(select(Patient.id).where(Patient.notes != None)) == [(1,), (2,)]  # noqa: E711 # the operator
+    assert app.rows(select(Patient.id).where(Patient.notes != None).order_by(Patient.id)) == [(1,), (2,)]  # noqa: E711 # the operator
     assert (
         app.rows(select(Patient.id).where(exists().where(Visit.patient_id == Patient.id, Visit.finding.is_(None))))
         == []
