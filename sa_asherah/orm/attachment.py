@@ -185,17 +185,18 @@ class Attachment:
         if getattr(resolved, "is_dml", False):
             statement = resolved
         nested = has_nested(statement)
+        if not (nested or getattr(statement, "is_insert", False) or getattr(statement, "is_update", False)):
+            return statement, multiparams, params
+        parameters = multiparams or ([params] if params else [])
         if nested:
-            parameters = multiparams or ([params] if params else [])
 
             def rewrite(inner: Any) -> Any:
                 return self._rewrite(connection, inner, parameters[:1], options)[0]
 
             statement = rewrite_nested(statement, rewrite)
-        if getattr(statement, "is_insert", False) or getattr(statement, "is_update", False):
-            parameters = multiparams or ([params] if params else [])
-            statement, parameters = self._rewrite(connection, statement, parameters, options)
-            multiparams, params = list(parameters), {}
+        statement, rewritten = self._rewrite(connection, statement, parameters, options)
+        if rewritten is not parameters:
+            multiparams, params = rewritten, {}
         if nested:
             never_cache(statement)
         return statement, multiparams, params
@@ -233,7 +234,7 @@ class Attachment:
             try:
                 shape = shape_of(compiled)
             except BaseException:
-                _forget_compiled(connection, context, compiled)
+                _forget_unchecked(connection.engine, context)
                 raise
         if shape.encrypted:
             self.check(connection)
@@ -263,11 +264,7 @@ class Attachment:
         if context.is_disconnect:
             self.hierarchy.distrust()
         if isinstance(context.original_exception, AsherahError) and context.engine is not None:
-            # A value was refused before its statement could be checked.
-            cache: Any = context.engine._compiled_cache
-            for key, compiled in list((cache or {}).items()):
-                if "_sa_asherah_shape" not in compiled.__dict__:
-                    del cache[key]
+            _forget_unchecked(context.engine, context.execution_context)
 
     def _do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
         """Send guarded rows one at a time where the driver does not count the rows of an executemany."""
@@ -310,9 +307,10 @@ def _require_matched(expected: int, matched: int) -> None:
         )
 
 
-def _forget_compiled(connection: Connection, context: Any, compiled: SQLCompiler) -> None:
-    """A refused statement may hold a plaintext literal: do not leave it in the statement cache."""
-    cache: Any = context.execution_options.get("compiled_cache", connection.engine._compiled_cache)
-    for key, value in list((cache or {}).items()):
-        if value is compiled:
+def _forget_unchecked(engine: Engine, context: Any) -> None:
+    """A refused statement may hold a plaintext literal: leave none that was not checked in a statement cache."""
+    options: Mapping[str, Any] = {} if context is None else context.execution_options
+    cache: Any = options.get("compiled_cache", engine._compiled_cache)
+    for key, compiled in list((cache or {}).items()):
+        if "_sa_asherah_shape" not in compiled.__dict__:
             del cache[key]

@@ -55,12 +55,12 @@ def partitions_of(group: Group, owners: Sequence[Any], needed: Sequence[bool]) -
         partition = sole_partition(labels)
         return [partition if need else None for need in needed]
     try:
-        return list(_named(group, group.kind, owners, needed))
+        return _named(group, group.kind, owners, needed)
     except OwnerRequiredError as error:
         raise OwnerRequiredError(f"{error} (owner column {group.owner} of {labels})") from None
 
 
-def _named(group: Group, kind: OwnerKind, owners: Sequence[Any], needed: Sequence[bool]) -> Iterable[str | None]:
+def _named(group: Group, kind: OwnerKind, owners: Sequence[Any], needed: Sequence[bool]) -> list[str | None]:
     def name(owner: Any) -> str:
         return group.template.replace("{}", canonical(kind, owner))
 

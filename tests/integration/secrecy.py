@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 import traceback
-import types
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from sa_asherah.errors import AsherahError
+from tests.reachable import texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 E = TypeVar("E", bound=AsherahError)
-
-_ELSEWHERE = (types.TracebackType, types.FrameType, types.ModuleType, types.FunctionType, type)
 
 
 def failure_of(kind: type[E], call: Callable[[], object], tokens: Iterable[str], sent: Iterable[str]) -> E:
@@ -48,8 +45,7 @@ def _assert_free_of(secret: str, error: BaseException) -> None:
     for link in _chain(error):
         assert secret not in f"{link}{link!r}{link.args!r}{vars(link)!r}{getattr(link, '__notes__', '')!r}"
         assert secret not in "".join(traceback.format_exception(link))
-        for value in _reachable(link):
-            assert secret not in (value.decode("latin-1") if isinstance(value, bytes) else value)
+        assert not any(secret in text for text in texts(link))
 
 
 def _assert_not_local(token: str, error: BaseException) -> None:
@@ -62,16 +58,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _reachable(error: BaseException) -> Iterator[str | bytes]:
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, _ELSEWHERE):
-            continue
-        seen.add(id(found))
-        if isinstance(found, str | bytes):
-            yield found
-        waiting.extend(gc.get_referents(found))

@@ -11,20 +11,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from sa_asherah import OwnerChangedError, UnsupportedValueError
 from tests.orm.app import App
 from tests.orm.models import Patient
-
-
-def fill(app: App) -> None:
-    app.add(
-        Patient(id=1, clinic_id=1, name="a", ssn="canary 1", notes="canary note 1"),
-        Patient(id=2, clinic_id=1, name="b", ssn="canary 2"),
-    )
-
-
-def read(app: App, *numbers: int) -> list[tuple[object, ...]]:
-    """Read patients as a process that just started does."""
-    app.cold()
-    query = select(Patient.clinic_id, Patient.ssn, Patient.notes).order_by(Patient.id)
-    return app.rows(query.where(Patient.id.in_(numbers)) if numbers else query)
+from tests.orm.patients import fill, read
 
 
 def test_an_owner_changed_by_another_session_is_noticed(app: App) -> None:
