@@ -105,7 +105,7 @@ class MariaDB:
     def start(self) -> None:
         """Start the server on its data, for the first time or after `stop`."""
         files = [f"--datadir={self._folder / 'data'}", f"--socket={self._folder / 'socket'}"]
-        files.append(f"--pid-file={self._folder / 'pid'}")
+        files += [f"--pid-file={self._folder / 'pid'}", self._temporary]
         self._daemon = Daemon(
             [*self._installation.command(), *files, f"--bind-address={self.host}", f"--port={self.port}"],
             ready=self._answers,
@@ -135,6 +135,11 @@ class MariaDB:
                     cursor.execute(f"KILL CONNECTION {number}")
             cursor.execute(f"DROP DATABASE IF EXISTS `{database}`")
 
+    @property
+    def _temporary(self) -> str:
+        """A folder of its own: a server that starts deletes every temporary table that it finds, another's too."""
+        return f"--tmpdir={self._folder / 'tmp'}"
+
     def _initialise(self) -> None:
         share = self._installation.share
         statements = ["CREATE DATABASE mysql;", "USE mysql;", "SET @auth_root_socket=NULL;"]
@@ -146,10 +151,11 @@ class MariaDB:
             "UPDATE global_priv SET Host = '127.0.0.1', Priv = JSON_SET(Priv, '$.plugin', 'mysql_native_password',",
             f" '$.authentication_string', PASSWORD('{self.password}')) WHERE User = 'root';",
         ]
-        (self._folder / "data").mkdir()
-        hand_over(self._folder / "data")
+        for name in ("data", "tmp"):
+            (self._folder / name).mkdir()
+            hand_over(self._folder / name)
         done = subprocess.run(
-            [*self._installation.command(), "--bootstrap", f"--datadir={self._folder / 'data'}"],
+            [*self._installation.command(), "--bootstrap", f"--datadir={self._folder / 'data'}", self._temporary],
             input="\n".join(statements), env=self._installation.environment(), cwd="/", capture_output=True, text=True,
             check=False, **account(),
         )  # fmt: skip
