@@ -106,7 +106,8 @@ class Site:
         if self.memory:
             with self._engines[0].begin() as connection:
                 return _rows(connection, statement, parameters)
-        engine = create_engine(self.url)
+        # SQLite is not fair: beside busy writers the lock may be long in coming.
+        engine = create_engine(self.url, connect_args={"timeout": 60} if self.kind == "sqlite" else {})
         try:
             with engine.begin() as connection:
                 return _rows(connection, statement, parameters)
