@@ -7,6 +7,7 @@ from sa_asherah.errors import *  # noqa: F403
 from sa_asherah.orm import flush as _flush  # noqa: F401 # pyright: ignore[reportUnusedImport] # registers listeners
 from sa_asherah.orm.scope import partition_scope
 from sa_asherah.orm.types import Encrypted
+from sa_asherah.orm.unreadable import Unreadable
 
-__all__ = ["Asherah", "Encrypted", "partition_scope"]
+__all__ = ["Asherah", "Encrypted", "Unreadable", "partition_scope"]
 __all__ += errors.__all__

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakSet
 
 from sa_asherah import metastore as key_table
@@ -17,9 +17,11 @@ from sa_asherah.core.policy import CryptoPolicy
 from sa_asherah.core.session import Session
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UsageError
 from sa_asherah.orm.attachment import Attachment
+from sa_asherah.orm.unreadable import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -183,6 +185,24 @@ class Asherah:
             AsherahError: The key table is missing, a column type is unsafe, or the database's encoding is.
         """
         self._attachment(connection.engine).check_now(connection)
+
+    def unreadable(self, mode: Literal["mark", "raise"]) -> AbstractContextManager[None]:
+        """Let values that cannot be opened be marked, so that one bad cell does not stop a page.
+
+        Inside the block a value that is damaged, moved, of an unknown key or without a valid owner is read as an
+        `Unreadable`, which names the reason and cannot be written back. An unreachable key service or database, and
+        a partition outside the `partition_scope`, still raise. Threads and tasks inherit it as context variables do.
+
+        Args:
+            mode: `"mark"`, or `"raise"` to end it for a part of the block.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            UsageError: The mode is neither.
+        """
+        return unreadable(self, mode)
 
     def session(
         self, partition: str, *, engine: Engine | AsyncEngine | None = None, connection: Connection | None = None

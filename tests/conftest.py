@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, TypeVar
 import hypothesis
 import pytest
 from pytest_postgresql import factories
-from pytest_postgresql.janitor import DatabaseJanitor
 
+from tests.servers.database import postgresql_database
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import ServerUnavailableError
@@ -110,15 +110,8 @@ def sqlite_url(tmp_path: Path) -> str:
 def postgresql_url(postgresql_server: PostgreSQL, postgresql_noproc: NoopExecutor) -> Iterator[str]:
     """URL of an empty PostgreSQL database."""
     name = f"test_{next(_numbers)}"
-    with DatabaseJanitor(
-        user=postgresql_noproc.user,
-        host=postgresql_noproc.host,
-        port=postgresql_noproc.port,
-        password=postgresql_noproc.password,
-        dbname=name,
-        template_dbname=postgresql_noproc.template_dbname,
-    ):
-        yield postgresql_server.url(name)
+    with postgresql_database(postgresql_server, postgresql_noproc, name) as url:
+        yield url
 
 
 @pytest.fixture

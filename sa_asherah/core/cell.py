@@ -40,6 +40,7 @@ __all__ = [
     "Request",
     "context",
     "derive_cell_key",
+    "describe",
     "from_text",
     "open_",
     "opener",
@@ -328,7 +329,7 @@ def open_(cell_key: bytes, cell: bytes, aad: bytes, flags: int) -> bytes:
     header = parse(cell)
     if header.flags != flags:
         raise MalformedCellError(
-            f"the column declares {_names(flags)}, but the cell was written {_names(header.flags)}"
+            f"the column declares {describe(flags)}, but the cell was written {describe(header.flags)}"
         )
     decrypt = opener(cell_key, cell[:HEAD_SIZE])
     try:
@@ -339,7 +340,15 @@ def open_(cell_key: bytes, cell: bytes, aad: bytes, flags: int) -> bytes:
         ) from None
 
 
-def _names(flags: int) -> str:
+def describe(flags: int) -> str:
+    """Say in words what the flags of a cell mean.
+
+    Args:
+        flags: `ROW_BOUND`, `PADDED`, both or 0.
+
+    Returns:
+        Words for an error text.
+    """
     row = "row-bound" if flags & ROW_BOUND else "not row-bound"
     return f"{row} and {'padded' if flags & PADDED else 'unpadded'}"
 

@@ -42,8 +42,7 @@ def check(connection: Connection, *, peers: bool, writing: bool = False) -> None
         MetastoreError: The table is missing.
         ConfigurationError: A column, the primary key or a setting of the database is unsafe; the text says which.
     """
-    translation: dict[str | None, str | None] = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translation.get(None)
+    schema = _schema_of_keys(connection)
     if writing and connection.dialect.name == "sqlite":
         with contextlib.suppress(
             connection.dialect.loaded_dbapi.OperationalError
@@ -59,6 +58,15 @@ def check(connection: Connection, *, peers: bool, writing: bool = False) -> None
         faults += _sqlite_faults(connection)
     if faults:
         raise ConfigurationError("the table encryption_key is unsafe: " + "; ".join(faults))
+
+
+def _schema_of_keys(connection: Connection) -> str | None:
+    """Find where keys are: an option clone or a connection may translate schemas, but keys go with the root engine."""
+    engine: Any = connection.engine
+    while hasattr(engine, "_proxied"):
+        engine = engine._proxied  # noqa: SLF001
+    translation: dict[str | None, str | None] = engine.get_execution_options().get("schema_translate_map") or {}
+    return translation.get(None)
 
 
 def _table_faults(inspector: Inspector, schema: str | None) -> Iterator[str]:

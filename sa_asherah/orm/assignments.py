@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from sqlalchemy.schema import Table
     from sqlalchemy.sql.dml import ValuesBase
 
-__all__ = ["ABSENT", "Assignments", "column_key", "cut_off", "literal_value"]
+__all__ = ["ABSENT", "NULL_GUARD", "STRICT_GUARD", "Assignments", "column_key", "cut_off", "literal_value"]
 
 ABSENT: Final = object()
+STRICT_GUARD: Final = "sa_asherah_guard_"
+"""Start of the parameter names whose rows must all be matched."""
+NULL_GUARD: Final = "sa_asherah_null_"
+"""Start of the names of parameters that say that a row belongs to nobody."""
 
 Row = dict[Any, Any]
 

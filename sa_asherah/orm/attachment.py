@@ -11,6 +11,7 @@ from weakref import finalize, ref
 
 from sqlalchemy import event
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.lambdas import LambdaElement
@@ -18,12 +19,12 @@ from sqlalchemy.sql.lambdas import LambdaElement
 from sa_asherah import metastore
 from sa_asherah.core import cell
 from sa_asherah.errors import AsherahError, ConfigurationError, OwnerChangedError
-from sa_asherah.orm.assignments import cut_off
+from sa_asherah.orm.assignments import NULL_GUARD, STRICT_GUARD, cut_off
 from sa_asherah.orm.element import SUPPORTED_DIALECTS
 from sa_asherah.orm.inserts import rewrite_insert
 from sa_asherah.orm.nested import has_nested, never_cache, rewrite_nested
 from sa_asherah.orm.plan import plan_of
-from sa_asherah.orm.refusal import shape_of
+from sa_asherah.orm.refusal import check_definition, shape_of
 from sa_asherah.orm.updates import rewrite_update, writes_encrypted
 
 if TYPE_CHECKING:
@@ -109,15 +110,16 @@ class Attachment:
         """
         return self.hierarchy.row_keys.setdefault(family, {})
 
-    def context(self, partition: str, label: str) -> bytes:
+    def context(self, partition: str, label: str, row: str = "") -> bytes:
         """Give what a cell is bound to.
 
         Args:
             partition: The owner's partition.
             label: The column's label.
+            row: Text of the primary key where the column binds its rows.
         """
         ids = self.hierarchy.ids
-        return cell.context(ids.service, ids.product, partition, label)
+        return cell.context(ids.service, ids.product, partition, label, row)
 
     def encryption_keys(self, partitions: Collection[str], connection: Connection) -> dict[str, Key]:
         """Find or make the keys for writing.
@@ -186,6 +188,8 @@ class Attachment:
             statement = resolved
         nested = has_nested(statement)
         if not (nested or getattr(statement, "is_insert", False) or getattr(statement, "is_update", False)):
+            if isinstance(statement, ExecutableDDLElement):
+                check_definition(statement)
             return statement, multiparams, params
         parameters = multiparams or ([params] if params else [])
         if nested:
@@ -296,7 +300,11 @@ def _matched(cursor: Any, context: Any) -> int:
 
 
 def _expected(context: Any, guards: Sequence[str]) -> int:
-    return sum(all(row.get(name) is not None for name in guards) for row in context.compiled_parameters)
+    """Count the parameter sets that had a row when they were encrypted, of somebody or of nobody."""
+    nulls = [(name, name.replace(STRICT_GUARD, NULL_GUARD)) for name in guards]
+    return sum(
+        all(row.get(name) is not None or row.get(null) for name, null in nulls) for row in context.compiled_parameters
+    )
 
 
 def _require_matched(expected: int, matched: int) -> None:

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.sql.elements import Null
 from sqlalchemy.sql.selectable import CompoundSelect, Select
 
 from sa_asherah.errors import OwnerChangedError, OwnerRequiredError, UsageError
 from sa_asherah.orm.assignments import Assignments
-from sa_asherah.orm.lineage import bare, label_of, origin, owner_of
-from sa_asherah.orm.sealing import Batch, partitions_of, rows_with_values
+from sa_asherah.orm.lineage import bare, label_of, neighbour, origin
+from sa_asherah.orm.sealing import Batch, partitions_of, row_texts, rows_with_values
 from sa_asherah.orm.types import Encrypted
 from sa_asherah.orm.upsert import Upsert
 
@@ -81,29 +81,32 @@ def rewrite_insert(
         present = {key: column for key, column in group.columns.items() if key in rows}
         values = {key: rows.column(key) for key in present}
         wanted = rows_with_values(values.values(), len(rows))
-        if upsert is not None and upsert.touches(group):
-            partitions = partitions_of(group, _owners(rows, group), [True] * len(rows))
-            upsert.add(batch, group, partitions)
-        elif any(wanted):
-            partitions = partitions_of(group, _owners(rows, group), wanted)
-        else:
+        updates = upsert is not None and upsert.touches(group)
+        if not updates and not any(wanted):
             continue
+        needed = [True] * len(rows) if updates else wanted
+        partitions = partitions_of(group, _place(rows, group.owner, group), needed)
+        keys = [""] * len(rows) if group.row is None else row_texts(group.row, _place(rows, group.row, group), needed)
+        if upsert is not None and updates:
+            upsert.add(batch, group, partitions, keys)
         for key, column in present.items():
-            batch.add(rows, column, values[key], partitions)
+            batch.add(rows, column, values[key], partitions, keys)
     batch.seal(connection)
     return upsert.into(rows.statement()) if upsert is not None else rows.statement(), rows.parameters
 
 
-def _owners(rows: Assignments, group: Group) -> list[Any]:
-    if group.owner is None:
+def _place(rows: Assignments, column: Column[Any] | None, group: Group) -> list[Any]:
+    """List the owner or the primary key of each row."""
+    if column is None:
         return [None] * len(rows)
-    _fill_defaults(rows, [group.owner])
-    if group.owner.key not in rows:
+    _fill_defaults(rows, [column])
+    if column.key not in rows:
         raise OwnerRequiredError(
-            f"the row has no owner: {group.owner} must be set in the INSERT that writes {', '.join(group.columns)}, or "
-            "have a Python-side default (a key made by the server is known too late; use e.g. default=uuid4)"
+            f"the row has no {'owner' if column is group.owner else 'primary key'}: {column} must be set in the INSERT "
+            f"that writes {', '.join(group.columns)}, or have a Python-side default (a key made by the server is known "
+            "too late; use e.g. default=uuid4)"
         )
-    return rows.column(group.owner.key)
+    return rows.column(column.key)
 
 
 def _fill_defaults(rows: Assignments, columns: Sequence[Column[Any]]) -> None:
@@ -142,17 +145,34 @@ def _check_branch(branch: Any, group: Group, names: Sequence[str], present: Sequ
         if isinstance(source, Null):
             continue
         tables = [] if source is None else origin(source)
+        target_type: Any = group.columns[key].column.type
         same = bool(tables) and all(
             isinstance(leaf.type, Encrypted)
             and label_of(leaf) == group.columns[key].label
             and leaf.type.partition == group.template
+            and (leaf.type.flags, leaf.type.storage) == (group.columns[key].flags, target_type.storage)
             for leaf in tables
         )
-        owner = owner_of(source, tables) if same and source is not None else None
-        target = chosen.get(group.owner.key) if group.owner is not None else None
-        if owner is None or target is None or bare(owner) is not bare(target):
+        row = group.row if group.columns[key].row_bound else None
+        if not same or not (
+            _beside(source, tables, "owner", group.owner, chosen)
+            and (row is None or _beside(source, tables, "bind_row", row, chosen))
+        ):
             raise OwnerChangedError(
                 f"INSERT FROM SELECT into {group.columns[key].label} would store what was not encrypted for the new "
-                "row's owner: select the same encrypted column and its own owner column side by side, or read the rows "
-                "and insert them with values"
+                "row's owner (or, if row-bound, primary key): select the same encrypted column and its own owner "
+                "column and primary key side by side, or read the rows and insert them with values"
             )
+
+
+def _beside(
+    source: Any,
+    tables: list[Column[Any]],
+    which: Literal["owner", "bind_row"],
+    target: Column[Any] | None,
+    chosen: Mapping[str, Any],
+) -> bool:
+    """Tell whether what the ciphertext is bound to feeds the same column of the new row."""
+    found = neighbour(source, tables, which)
+    fed = None if target is None else chosen.get(target.key)
+    return found is not None and fed is not None and bare(found) is bare(fed)

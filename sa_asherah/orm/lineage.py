@@ -6,18 +6,19 @@ Never by name: in a join or a subquery a column called `tenant_id` may be anothe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.schema import Column, Table
 from sqlalchemy.sql.elements import ColumnElement, Grouping, Label
 
 from sa_asherah.errors import UnsupportedOperatorError
-from sa_asherah.orm.types import Encrypted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["bare", "label_of", "origin", "owner_of"]
+    from sa_asherah.orm.types import Encrypted
+
+__all__ = ["bare", "is_beside", "label_of", "neighbour", "origin"]
 
 
 def bare(element: Any) -> Any:
@@ -63,42 +64,51 @@ def origin(column: ColumnElement[Any]) -> list[Column[Any]]:
     return found
 
 
-def owner_of(column: ColumnElement[Any], tables: Iterable[Column[Any]]) -> ColumnElement[Any] | None:
-    """Find the owner column that stands beside an encrypted column in the same selectable.
+def neighbour(
+    column: ColumnElement[Any], tables: Iterable[Column[Any]], which: Literal["owner", "bind_row"]
+) -> ColumnElement[Any] | None:
+    """Find the owner or the primary key that stands beside an encrypted column in the same selectable.
 
     Args:
         column: The encrypted column, of a table or of any selectable.
         tables: Its `origin`.
+        which: The argument of the type that names the neighbour.
 
     Returns:
-        The column to render, `None` where the owner is not in reach.
+        The column to render, `None` where it is not in reach or the type names none.
 
     Raises:
-        UnsupportedOperatorError: Branches of a union disagree about the owner.
+        UnsupportedOperatorError: Branches of a union disagree about it.
     """
-    owners = {type_.owner for leaf in tables if isinstance(type_ := leaf.type, Encrypted)}
-    if len(owners) != 1:
-        raise UnsupportedOperatorError("the branches of this union have encrypted columns of different owners")
-    name = owners.pop()
+    names = {getattr(leaf.type, which) for leaf in tables}
+    if len(names) != 1:
+        raise UnsupportedOperatorError(f"the branches of this union have encrypted columns of different {which}=")
+    name = names.pop()
     element = bare(column)
     source = element.table
     if name is None:
         return None
     if isinstance(_source(element), Table):
         return source.c[name]  # type: ignore[no-any-return]
-    return next((candidate for candidate in source.c if _beside(element, candidate, name)), None)
+    return next((candidate for candidate in source.c if is_beside(element, candidate, name)), None)
 
 
-def _beside(column: Any, candidate: Any, owner: str) -> bool:
-    """Tell whether two columns of one selectable come from the same row of the same table, by every step."""
+def is_beside(column: Any, candidate: Any, name: str) -> bool:
+    """Tell whether two columns of one selectable come from the same row of the same table, by every step.
+
+    Args:
+        column: A column of a selectable.
+        candidate: Another one.
+        name: `Column.key` that the other has in the table.
+    """
     column, candidate = bare(column), bare(candidate)
     table = _source(column)
     if table is None or table is not _source(candidate):
         return False
     if isinstance(table, Table):
-        return candidate is table.c.get(owner)
+        return candidate is table.c.get(name)
     below, beside = column._proxies, candidate._proxies
-    return len(below) == len(beside) > 0 and all(map(_beside, below, beside, [owner] * len(below)))
+    return len(below) == len(beside) > 0 and all(map(is_beside, below, beside, [name] * len(below)))
 
 
 def _source(element: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening cells as rows are fetched: split off the owner, find the data row key, decrypt, decode."""
+"""Opening cells as rows are fetched: split off the place, find the data row key, decrypt, decode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy.types import UserDefinedType
 from sa_asherah.core import cell
 from sa_asherah.core.aead import InvalidTag
 from sa_asherah.errors import (
+    AsherahError,
     DecryptionError,
     MalformedCellError,
     NotAttachedError,
@@ -18,6 +19,7 @@ from sa_asherah.errors import (
 )
 from sa_asherah.orm.owner import OwnerKind, canonical_text
 from sa_asherah.orm.scope import current_scope, require_in_scope, sole_partition
+from sa_asherah.orm.unreadable import Unreadable, is_marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,30 +43,37 @@ _NOT_ATTACHED = "no Asherah is attached to this engine: call asherah.attach(engi
 class Packed(UserDefinedType[Any]):
     """Result type of an encrypted column: `owner text, 0x00, cell`, or the cell alone where the owner is not in reach.
 
-    It is made for one place of one compiled statement, so it may know the label; the user's type never does.
+    A row-bound column has `primary key text, 0x00` before that. The type is made for one place of one compiled
+    statement, so it may know the label; the user's type never does.
     """
 
     cache_ok = True
 
-    def __init__(self, column_type: Encrypted, kind: OwnerKind | None, label: str | None) -> None:
+    def __init__(
+        self, column_type: Encrypted, kind: OwnerKind | None, label: str | None, row_kind: OwnerKind | None = None
+    ) -> None:
         """Describe what will be read; SQLAlchemy copies the type by these argument names.
 
         Args:
             column_type: The column's type.
             kind: Kind of the owner column; `None` if the value comes without its owner.
             label: What the ciphertext is bound to, `None` if unknown.
+            row_kind: Kind of the primary key that comes with a row-bound value.
         """
         self.column_type = column_type
         self.kind: OwnerKind | None = kind
         self.label = label
+        self.row_kind: OwnerKind | None = row_kind
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:  # noqa: ARG002
         """Make the function that opens one value; SQLAlchemy memoizes it per dialect and type."""
-        return self._alone(dialect) if self.kind is None else self._with_owner(dialect)
+        if self.kind is None or self.row_kind is not None or self.column_type.storage == "text":
+            return self._any(dialect)
+        return self._with_owner(dialect)
 
-    def _with_owner(self, dialect: Any) -> Callable[[Any], Any]:
-        """Make the function for values that come with their owner: this is the hot path of every query."""
-        decode = self.column_type.codec.decode
+    def _with_owner(self, dialect: Any) -> Callable[[Any], Any]:  # noqa: C901 -- a call less for each value
+        """Make the function for binary values that come with their owner: this is the hot path of every query."""
+        decode = self.column_type.decode
         attachment: Attachment | None = None
         opened: dict[bytes, Opened] = {}
 
@@ -79,25 +88,31 @@ class Packed(UserDefinedType[Any]):
             except AttributeError:
                 raise NotAttachedError(_NOT_ATTACHED) from None
             if current is not attachment:
-                attachment, opened = current, current.row_keys((self.column_type.partition, self.kind, self.label))
+                attachment, opened = current, current.row_keys(self._family)
             end = value.find(b"\0") + 61
-            row = opened.get(value[:end])
-            if row is None:
-                row = self._remember(opened, value[:end], self._open_row(current, value, end))
-            partition, decrypt, context = row
-            allowed = current_scope.get()
-            if allowed is not None and partition not in allowed:
-                require_in_scope(partition)
             try:
-                plaintext = decrypt(value[end : end + 12], value[end + 12 :], context)
-            except (InvalidTag, ValueError):
-                self._refuse()
-            return decode(plaintext)
+                row = opened.get(value[:end])
+                if row is None:
+                    row = self._remember(opened, value[:end], self._open_row(current, value, end))
+                partition, decrypt, context = row
+                allowed = current_scope.get()
+                if allowed is not None and partition not in allowed:
+                    require_in_scope(partition)
+                try:
+                    plaintext = decrypt(value[end : end + 12], value[end + 12 :], context)
+                except (InvalidTag, ValueError):
+                    self._refuse()
+                return decode(plaintext)
+            except AsherahError as error:
+                if not is_marked(error, current.owner):
+                    raise
+                return Unreadable(self.label, type(error))
 
         return process
 
-    def _alone(self, dialect: Any) -> Callable[[Any], Any]:
-        """Make the function for values whose owner is not in reach: the scope names it."""
+    def _any(self, dialect: Any) -> Callable[[Any], Any]:
+        """Make the function for all other values: row-bound, stored as text, or without their owner."""
+        decode = self.column_type.decode
 
         def process(value: Any) -> Any:
             if value is None:
@@ -106,42 +121,95 @@ class Packed(UserDefinedType[Any]):
                 attachment = dialect._sa_asherah
             except AttributeError:
                 raise NotAttachedError(_NOT_ATTACHED) from None
-            return self._open_alone(attachment, bytes(value))
+            # What the statement lacks is the program's mistake; what the row lacks is the value's.
+            partition = self._sole_partition() if self.kind is None else None
+            packed = value.encode() if isinstance(value, str) else bytes(value)
+            try:
+                return decode(self._open_any(attachment, packed, partition))
+            except AsherahError as error:
+                if not is_marked(error, attachment.owner):
+                    raise
+                return Unreadable(self.label, type(error))
 
         return process
 
-    def _open_alone(self, attachment: Attachment, stored: bytes) -> Any:
-        partition = sole_partition(self.label)
-        context = self._context(attachment, partition)
-        decrypt = self._opener(attachment, partition, stored)
+    def _open_any(self, attachment: Attachment, packed: bytes, partition: str | None) -> bytes:
+        """Open a value step by step.
+
+        Args:
+            attachment: The engine's Asherah.
+            packed: What the database gave.
+            partition: The partition, `None` where the value names its owner.
+
+        Returns:
+            The plaintext of the cell.
+        """
+        row = b""
+        if self.row_kind is not None:
+            row, _, packed = packed.partition(b"\0")
+        owner = b""
+        if partition is None:
+            owner, _, packed = packed.partition(b"\0")
+            partition = self._partition(owner)
+            require_in_scope(partition)
+        stored = cell.from_text(packed.decode(errors="replace")) if self.column_type.storage == "text" else packed
+        decrypt = self._row_key(attachment, partition, owner + b"\0" + stored[: cell.HEAD_SIZE], stored)
+        text = "" if self.row_kind is None else canonical_text(self.row_kind, row.decode(errors="replace"))
+        context = attachment.context(partition, cast("str", self.label), text)
         try:
-            return self.column_type.codec.decode(decrypt(stored[60:72], stored[72:], context))
+            return decrypt(stored[cell.HEAD_SIZE : cell.NONCE_END], stored[cell.NONCE_END :], context)
         except (InvalidTag, ValueError):
             self._refuse()
 
-    def _context(self, attachment: Attachment, partition: str) -> bytes:
+    def _sole_partition(self) -> str:
+        """Give the partition of values whose owner is not in reach, if the statement tells all else that is needed."""
         if self.label is None:
             raise OwnerRequiredError(
                 "this statement does not tell which column the value belongs to: name it with "
                 "type_coerce(expression, Encrypted(..., label='table.column')) or text(...).columns(...) likewise"
             )
-        return attachment.context(partition, self.label)
+        if self.row_kind is None and self.column_type.bind_row is not None:
+            raise OwnerRequiredError(
+                f"{self.label} is bound to its row, and this statement does not tell the primary key: select the "
+                "mapped column instead"
+            )
+        return sole_partition(self.label)
+
+    @property
+    def _family(self) -> tuple[Any, ...]:
+        """What the open data row keys of one label are kept under."""
+        return self.column_type.partition, self.kind, self.label, self.column_type.flags
+
+    def _partition(self, owner: bytes) -> str:
+        try:
+            text = owner.decode()
+        except UnicodeDecodeError:
+            raise OwnerRequiredError(f"the owner of {self.label} is not UTF-8 text") from None
+        return self.column_type.partition.replace("{}", canonical_text(cast("OwnerKind", self.kind), text))
 
     def _open_row(self, attachment: Attachment, value: bytes, end: int) -> Opened:
         """Find the data row key of a cell by the owner of its row; the partition is checked before a key is fetched."""
-        try:
-            text = value[: end - 61].decode()
-        except UnicodeDecodeError:
-            raise OwnerRequiredError(f"the owner of {self.label} is not UTF-8 text") from None
-        partition = self.column_type.partition.replace("{}", canonical_text(cast("OwnerKind", self.kind), text))
+        partition = self._partition(value[: end - 61])
         require_in_scope(partition)
-        context = self._context(attachment, partition)
-        # The columns of a row share the data row key: derive it once.
-        shared = attachment.row_keys((self.column_type.partition, self.kind))
-        decrypt = shared.get(value[:end])
+        context = attachment.context(partition, cast("str", self.label))
+        return partition, self._row_key(attachment, partition, value[:end], value[end - 60 :]), context
+
+    def _row_key(self, attachment: Attachment, partition: str, prefix: bytes, stored: bytes) -> cell.Decrypt:
+        """Find or derive the data row key of a cell, which the columns of a row share."""
+        header = cell.parse(stored)
+        if header.flags != self.column_type.flags:
+            raise MalformedCellError(
+                f"a cell of {self.label} is {cell.describe(header.flags)}, but the column declares "
+                f"{cell.describe(self.column_type.flags)}: it was moved here, or bind_row= or pad= was changed without "
+                "re-encrypting the column"
+            )
+        if self.kind is None:
+            return self._opener(attachment, partition, header.created, stored)
+        shared: dict[bytes, cell.Decrypt] = attachment.row_keys((self.column_type.partition, self.kind))
+        decrypt = shared.get(prefix)
         if decrypt is None:
-            decrypt = self._remember(shared, value[:end], self._opener(attachment, partition, value[end - 60 :]))
-        return partition, decrypt, context
+            decrypt = self._remember(shared, prefix, self._opener(attachment, partition, header.created, stored))
+        return decrypt
 
     @staticmethod
     def _remember(known: dict[bytes, T], prefix: bytes, found: T) -> T:
@@ -150,14 +218,9 @@ class Packed(UserDefinedType[Any]):
         known[prefix] = found
         return found
 
-    def _opener(self, attachment: Attachment, partition: str, stored: bytes) -> cell.Decrypt:
+    def _opener(self, attachment: Attachment, partition: str, created: int, stored: bytes) -> cell.Decrypt:
         """Derive the data row key of a cell; whoever remembers it does so after its commitment held."""
-        header = cell.parse(stored)
-        if header.flags:
-            raise MalformedCellError(
-                f"the cell of {self.label} is padded or row-bound, which the column does not declare"
-            )
-        key = attachment.decryption_key(partition, header.created)
+        key = attachment.decryption_key(partition, created)
         try:
             return cell.opener(key.cell_key, stored[:60])
         except DecryptionError:

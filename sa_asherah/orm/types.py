@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from sqlalchemy.dialects import mysql
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.cache_key import NO_CACHE
 from sqlalchemy.sql.elements import BindParameter, ColumnElement, Null
-from sqlalchemy.types import LargeBinary, TypeDecorator, TypeEngine
+from sqlalchemy.types import LargeBinary, Text, TypeDecorator, TypeEngine
 
+from sa_asherah.core import cell
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UnsupportedOperatorError, UsageError
 from sa_asherah.orm.codec import Codec, codec_for
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.operators import OperatorType
 
 __all__ = ["Encrypted", "Sealed", "is_encrypted"]
+
+_MAX_PAD = 65536
 
 
 class Sealed:
@@ -46,9 +48,9 @@ class Sealed:
         """Say what it is, never what it holds."""
         return "<sealed>"
 
-    def __reduce__(self) -> NoReturn:
-        """Refuse pickling: a cell leaves the process through the database only."""
-        raise UsageError("a sealed value cannot be pickled")
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Pickle as a text that no column accepts: errors with parameters travel between processes, cells do not."""
+        return str, (repr(self),)
 
 
 class Encrypted(TypeDecorator[Any]):
@@ -65,24 +67,32 @@ class Encrypted(TypeDecorator[Any]):
     cache_ok = True
 
     # SQLAlchemy takes cache keys from positional-or-keyword arguments only: none may become keyword-only.
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- see above
         self,
         inner: TypeEngine[Any] | type[TypeEngine[Any]],
         owner: str | None = None,
         partition: str = "{}",
         label: str | None = None,
+        storage: Literal["binary", "text"] = "binary",
+        bind_row: str | None = None,
+        pad: int = 0,
     ) -> None:
         """Declare what is encrypted and whose it is.
 
         Args:
-            inner: The type of the plaintext: String, Text, Unicode, LargeBinary, Integer, BigInteger, SmallInteger
-                or Boolean. A length is not enforced.
+            inner: The type of the plaintext; `docs/reference/types.md` lists them. A length is not enforced.
             owner: `key` of the column of the same table that names the row's owner. Without it every use needs a
                 `partition_scope` of exactly one partition.
             partition: Template of the partition, `{}` standing for the owner's text. Two owner columns that mean
                 different things (tenant 7, user 7) need different templates, e.g. `"tenant-{}"`.
             label: Name that ciphertext is bound to, by default `table.column`. Give the old name to a renamed
                 table or column. A value cannot be read under another label.
+            storage: `"binary"`, or `"text"` for a column that must stay text: a third longer, starts with `sa1:`.
+            bind_row: `key` of the primary key column: values are bound to their row too and cannot be moved to
+                another row of the same owner. The key must be known before the row is written. A further part of
+                the primary key may only be the owner.
+            pad: Hides the length of values: what is encrypted is filled up to a multiple of this many bytes; 0 does
+                not, else 2 to 65536.
 
         Raises:
             ConfigurationError: An argument is unusable.
@@ -91,13 +101,19 @@ class Encrypted(TypeDecorator[Any]):
         self.owner = owner
         self.partition = partition
         self.label = label
+        self.storage = storage
+        self.bind_row = bind_row
+        self.pad = pad
         self.codec  # noqa: B018 -- refuses an unsupported inner type where it is declared
-        if self.inner._static_cache_key is NO_CACHE:
-            raise ConfigurationError(f"the inner type {type(self.inner).__name__} needs cache_ok = True")
+        self.hashable = self.inner.hashable  # documents and lists are not: what makes rows unique asks
         if partition.count("{}") != 1:
             raise ConfigurationError("partition= is a template with exactly one {}, e.g. 'tenant-{}'")
-        if label == "" or owner == "":
-            raise ConfigurationError("owner= and label= are names or left out; an empty text is neither")
+        if "" in {label, owner, bind_row}:
+            raise ConfigurationError("owner=, label= and bind_row= are names or left out; an empty text is neither")
+        if storage not in {"binary", "text"}:
+            raise ConfigurationError("storage= is 'binary' or 'text'")
+        if type(pad) is not int or pad == 1 or not 0 <= pad <= _MAX_PAD:
+            raise ConfigurationError(f"pad= is a number of bytes: 0 for none, else 2 to {_MAX_PAD}")
         super().__init__()
 
     @property
@@ -106,31 +122,52 @@ class Encrypted(TypeDecorator[Any]):
         return codec_for(self.inner)
 
     @property
+    def encode(self) -> Callable[[Any], bytes]:
+        """How a value becomes the plaintext of a cell."""
+        encode, block = self.codec.encode, self.pad
+        return (lambda value: cell.pad(encode(value), block)) if block else encode
+
+    @property
+    def decode(self) -> Callable[[bytes], Any]:
+        """How the plaintext of a cell becomes a value."""
+        decode = self.codec.decode
+        return (lambda plaintext: decode(cell.unpad(plaintext))) if self.pad else decode
+
+    @property
+    def flags(self) -> int:
+        """The flags that every cell of this type must have."""
+        return (cell.ROW_BOUND if self.bind_row is not None else 0) | (cell.PADDED if self.pad else 0)
+
+    @property
     def python_type(self) -> type[Any]:
         """The Python type of the plaintext."""
         return self.inner.python_type
 
     def __repr__(self) -> str:
         """Give the expression that makes this type; Alembic writes it into migrations."""
+        defaults = {"owner": None, "partition": "{}", "label": None, "storage": "binary", "bind_row": None, "pad": 0}
         arguments = [repr(self.inner)]
-        arguments += [f"{name}={value!r}" for name in ("owner", "label") if (value := getattr(self, name)) is not None]
-        arguments += [f"partition={self.partition!r}"] if self.partition != "{}" else []
+        arguments += [f"{name}={value!r}" for name in defaults if (value := getattr(self, name)) != defaults[name]]
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the storage type: BYTEA, BLOB or LONGBLOB."""
+        """Choose the storage type: BYTEA, BLOB or LONGBLOB; TEXT or LONGTEXT."""
+        is_text = self.storage == "text"
         if dialect.name in {"mysql", "mariadb"}:
-            return dialect.type_descriptor(mysql.LONGBLOB())
-        return dialect.type_descriptor(LargeBinary())
+            long = mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin") if is_text else mysql.LONGBLOB()
+            return dialect.type_descriptor(long)
+        # Adapted, Text becomes VARCHAR on PostgreSQL.
+        return Text() if is_text else dialect.type_descriptor(LargeBinary())
 
     def bind_processor(self, dialect: Dialect) -> Callable[..., Any]:
         """Pass sealed values and refuse everything else, so that plaintext never reaches the driver."""
+        is_text = self.storage == "text"
 
-        def process(value: Any) -> bytes | None:
+        def process(value: Any) -> bytes | str | None:
             if value is None:
                 return None
             if type(value) is Sealed:
-                return value.cell
+                return cell.to_text(value.cell) if is_text else value.cell
             if getattr(dialect, "_sa_asherah", None) is None:
                 raise NotAttachedError("no Asherah is attached to this engine: call asherah.attach(engine) first")
             raise UsageError(
@@ -162,6 +199,10 @@ class Encrypted(TypeDecorator[Any]):
     def compare_values(self, x: Any, y: Any) -> bool:
         """Compare plaintexts as the inner type does."""
         return self.inner.compare_values(x, y)
+
+    def copy_value(self, value: Any) -> Any:
+        """Copy a plaintext as the inner type does."""
+        return self.inner.copy_value(value)
 
     class Comparator(TypeDecorator.Comparator[Any]):
         """Refuses what ciphertext cannot do: only NULL tests and column = column pass (the ORM needs the latter)."""

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, false, select, tuple_
+from sqlalchemy import Integer, and_, bindparam, false, or_, select, tuple_
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
 from sa_asherah.errors import OwnerChangedError, OwnerRequiredError
 from sa_asherah.orm import flush
-from sa_asherah.orm.assignments import ABSENT, Assignments, column_key
+from sa_asherah.orm.assignments import ABSENT, NULL_GUARD, STRICT_GUARD, Assignments, column_key
 from sa_asherah.orm.inserts import client_default
 from sa_asherah.orm.lineage import bare
-from sa_asherah.orm.plan import Group, TablePlan, plan_of
-from sa_asherah.orm.sealing import Batch, partitions_of, rows_with_values
+from sa_asherah.orm.plan import EncryptedColumn, Group, TablePlan, plan_of
+from sa_asherah.orm.sealing import Batch, partitions_of, row_texts, rows_with_values
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
     from sa_asherah.orm.attachment import Attachment
 
-__all__ = ["STRICT_GUARD", "rewrite_update", "writes_encrypted"]
+__all__ = ["rewrite_update", "writes_encrypted"]
 
-STRICT_GUARD = "sa_asherah_guard_"
-"""Start of the parameter names whose rows must all be matched."""
 _LENIENT_GUARD = "sa_asherah_owner_"
 _COUNTED = 100
 _PAGE = 500
@@ -127,22 +125,30 @@ class _Rewriting:
         present = {key: column for key, column in group.columns.items() if key in rows}
         values = {key: rows.column(key) for key in present}
         wanted = rows_with_values(values.values(), len(rows))
-        if group.owner is not None and group.owner.key in rows:
-            self._require_all(group)
-            owners = rows.column(group.owner.key)
-        elif not any(wanted):
+        for place in group.places:
+            if place.key in rows:
+                self._require_all(place, group.columns if place is group.owner else group.row_bound)
+        if not any(wanted):
             return
-        elif group.owner is None:
-            owners = [None] * len(rows)
-        else:
-            known = self._guards.get(group.owner.key) or (group.owner, self._owners(group.owner))
-            self._guards[group.owner.key] = known
-            owners = known[1].values
-            wanted = [need and owner is not ABSENT for need, owner in zip(wanted, owners, strict=True)]
+        owners = self._place(group.owner)
+        row = group.row if any(column.row_bound for column in present.values()) else None
+        keys = self._place(row)
+        wanted = [need and ABSENT not in found for need, *found in zip(wanted, owners, keys, strict=True)]
         partitions = partitions_of(group, owners, wanted)
+        texts = [""] * len(rows) if row is None else row_texts(row, keys, wanted)
         for key, column in present.items():
             kept = [value if need else None for value, need in zip(values[key], wanted, strict=True)]
-            self._batch.add(rows, column, kept, partitions)
+            self._batch.add(rows, column, kept, partitions, texts)
+
+    def _place(self, column: Column[Any] | None) -> list[Any]:
+        """List the owner or the primary key that each parameter set's row has or gets; `ABSENT` where it has none."""
+        if column is None:
+            return [None] * len(self._rows)
+        if column.key in self._rows:
+            return self._rows.column(column.key)
+        known = self._guards.get(column.key) or (column, self._owners(column))
+        self._guards[column.key] = known
+        return known[1].values
 
     def _fill_onupdate(self) -> None:
         for group in self._plan.groups:
@@ -151,25 +157,29 @@ class _Rewriting:
                 if generator is not None and column.column.key not in self._rows and self._is_main:
                     self._rows.put(column.column.key, [client_default(generator, row) for row in self._rows.seen()])
 
-    def _require_all(self, group: Group) -> None:
-        missing = [column.label for key, column in group.columns.items() if key not in self._rows]
+    def _require_all(self, place: Column[Any], columns: Mapping[str, EncryptedColumn]) -> None:
+        missing = [
+            column.label
+            for key, column in columns.items()
+            if key not in self._rows and self._noted(column.column) is None
+        ]
         if missing:
             raise OwnerChangedError(
-                f"the owner {group.owner} would change but not {', '.join(missing)}, which the new owner could not "
-                "read: write all of them in the same UPDATE, or change the owner of a loaded object and flush, which "
-                "re-encrypts the row"
+                f"the owner or primary key {place} would change but not {', '.join(missing)}, which could not be read "
+                "then: write all of them in the same UPDATE, or change the attribute of a loaded object and flush, "
+                "which re-encrypts the row"
             )
 
     def _owners(self, owner: Column[Any]) -> _Owners:
-        """Find out whose rows the UPDATE writes."""
+        """Find out whose rows the UPDATE writes, or under which primary key they are."""
         if not self._is_main:
             raise OwnerRequiredError(f"a multi-table UPDATE of encrypted columns must write {owner} too")
         pins, exact = _pinned(self._statement, self._plan.table)
         if pins:
-            identities = [tuple(row.get(pin.key, pin.effective_value) for pin in pins) for row in self._rows.parameters]
-            noted = flush.noted(self._connection, self._plan.table, owner.key)
-            if noted is not None and all(identity in noted for identity in identities):
-                return _Owners([noted[identity] for identity in identities], strict=True)
+            noted = self._noted(owner)
+            if noted is not None:
+                return _Owners(noted, strict=True)
+            identities = self._identities(pins)
             found = self._by_identity(owner, identities) if len(identities) > 1 else {}
             # The database may find a row by a key that Python does not call equal ("1" and 1): ask it then.
             values = [
@@ -183,6 +193,18 @@ class _Rewriting:
                 f"the WHERE, or write {owner} and all its encrypted columns"
             )
         return _Owners([self._sole_owner(owner, self._rows.parameters[0])], strict=False)
+
+    def _identities(self, pins: Sequence[BindParameter[Any]]) -> list[tuple[Any, ...]]:
+        return [tuple(row.get(pin.key, pin.effective_value) for pin in pins) for row in self._rows.parameters]
+
+    def _noted(self, column: Column[Any]) -> list[Any] | None:
+        """List what a running flush knows of a column of the rows that this UPDATE writes by their primary key."""
+        noted = flush.noted(self._connection, self._plan.table, column.key)
+        if noted is None:
+            return None
+        identities = self._identities(_pinned(self._statement, self._plan.table)[0])
+        known = all(identity in noted for identity in identities)
+        return [noted[identity] for identity in identities] if known else None
 
     def _by_identity(self, owner: Column[Any], identities: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any]:
         keys = list(self._plan.table.primary_key)
@@ -210,8 +232,8 @@ class _Rewriting:
         if len(found) > 1:
             count = f"{_COUNTED} or more" if len(found) == _COUNTED else str(len(found))
             raise OwnerRequiredError(
-                f"the rows to write have {count} owners ({owner}), and one ciphertext cannot be for all of them: "
-                "name one owner in the WHERE, or assign to attributes of loaded objects"
+                f"the rows to write have {count} owners or primary keys ({owner}), and one ciphertext cannot be for "
+                "all of them: name one in the WHERE, or assign to attributes of loaded objects"
             )
         return found[0] if found else ABSENT
 
@@ -220,7 +242,14 @@ class _Rewriting:
         if len(owners.values) > 1:
             for row, value in zip(self._rows.parameters, owners.values, strict=True):
                 row[name] = None if value is ABSENT else value
-            return statement.where(owner == bindparam(name, type_=owner.type))
+            known = owner == bindparam(name, type_=owner.type)
+            if None not in owners.values:
+                return statement.where(known)
+            # NULL equals nothing, and a row of nobody is to be written, too: the UPDATE may set other columns.
+            for row, value in zip(self._rows.parameters, owners.values, strict=True):
+                row[NULL_GUARD + owner.key] = int(value is None)
+            nobody = bindparam(NULL_GUARD + owner.key, type_=Integer()) == 1
+            return statement.where(or_(known, and_(owner.is_(None), nobody)))
         if owners.values[0] is ABSENT:
             return statement.where(false())
         return statement.where(owner == bindparam(name, owners.values[0], type_=owner.type))

@@ -11,10 +11,10 @@ from sqlalchemy.sql.selectable import Alias
 
 from sa_asherah.errors import OwnerChangedError, UnsupportedValueError
 from sa_asherah.orm.assignments import column_key, literal_value
-from sa_asherah.orm.owner import canonical
+from sa_asherah.orm.owner import owner_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy.sql.dml import Insert
 
@@ -56,44 +56,47 @@ class Upsert:
         return None if assigned is None else cls(clause, plan, dict(assigned))
 
     def touches(self, group: Group) -> bool:
-        """Tell whether it sets the owner or an encrypted column of a group.
+        """Tell whether it sets an encrypted column of a group, its owner or, if row-bound, its primary key.
 
         Args:
             group: A group of the table.
         """
-        return any(key in self._names for key in group.columns) or (
-            group.owner is not None and group.owner.key in self._names
-        )
+        return any(key in self._names for key in (*group.columns, *(place.key for place in group.places)))
 
-    def add(self, batch: Batch, group: Group, partitions: Sequence[str | None]) -> None:
+    def add(self, batch: Batch, group: Group, partitions: Sequence[str | None], rows: Sequence[str]) -> None:
         """Check it and plan the encryption of its literal values.
 
         Args:
             batch: Takes the values.
             group: A group that it touches.
             partitions: Partition of each inserted row.
+            rows: Primary key of each inserted row; empty texts without row-bound columns.
 
         Raises:
             OwnerChangedError: A value could land in a row of another owner.
             UnsupportedValueError: A value is a SQL expression.
         """
-        self._require_owner(group)
+        for place in group.places:
+            self._require(place, group.columns if place is group.owner else group.row_bound)
         literal = [key for key in group.columns if key in self._names and not self._is_inserted(key)]
         owner_is_literal = (
             group.owner is not None and group.owner.key in self._names and not self._is_inserted(group.owner.key)
         )
-        if (literal or owner_is_literal) and len(set(partitions)) > 1:
+        if (literal or owner_is_literal) and len(set(zip(partitions, rows, strict=True))) > 1:
             raise OwnerChangedError(
-                "an upsert of rows of several owners can only set encrypted columns to the inserted (excluded) value"
+                "an upsert of rows of several owners, or of several row-bound rows, can only set encrypted columns to "
+                "the inserted (excluded) value"
             )
+        if group.row is not None and group.row.key in self._names and not self._is_inserted(group.row.key):
+            raise OwnerChangedError(f"the upsert can set {group.row} only to the inserted (excluded) value")
         if owner_is_literal and group.owner is not None and group.kind is not None:
             value = literal_value(self._assigned[self._names[group.owner.key]], {}, group.owner)
-            if group.template.replace("{}", canonical(group.kind, value)) != partitions[0]:
+            if group.template.replace("{}", owner_text(group.owner, group.kind, value)) != partitions[0]:
                 raise OwnerChangedError(f"the upsert sets {group.owner} to another owner than the inserted row's")
         for key in literal:
             column = group.columns[key]
             value = literal_value(self._assigned[self._names[key]], {}, column.column)
-            batch.add(self, column, [value], [partitions[0]])
+            batch.add(self, column, [value], [partitions[0]], [rows[0]])
 
     def put(self, key: str, values: Sequence[Any]) -> None:
         """Replace a literal value.
@@ -124,17 +127,15 @@ class Upsert:
         statement._post_values_clause = clause
         return statement
 
-    def _require_owner(self, group: Group) -> None:
-        """Be sure that the existing row gets the inserted owner: by the conflict target, or as all is overwritten."""
-        if group.owner is None:
-            return
-        complete = group.owner.key in self._names and all(key in self._names for key in group.columns)
-        if complete or (group.owner in self._target() and group.owner.key not in self._names):
+    def _require(self, place: Column[Any], columns: Collection[str]) -> None:
+        """Be sure that the existing row gets the inserted owner or key: by the target, or as all is overwritten."""
+        complete = place.key in self._names and all(key in self._names for key in columns)
+        if complete or (place in self._target() and place.key not in self._names):
             return
         raise OwnerChangedError(
-            "the upsert may meet a row of another owner and leave values that its owner cannot read: put "
-            f"{group.owner} into the conflict target (not on MySQL and MariaDB), or set it and all of "
-            f"{', '.join(group.columns)}"
+            "the upsert may meet a row of another owner (or, if row-bound, primary key) and leave values that cannot "
+            f"be read there: put {place} into the conflict target (not on MySQL and MariaDB), or set it and all of "
+            f"{', '.join(columns)}"
         )
 
     def _target(self) -> list[Column[Any]]:

@@ -78,7 +78,8 @@ class App:
     def rows(self, statement: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
         """Execute a statement through a session and list its rows; commit."""
         with self.session(expire_on_commit=False) as session:
-            rows = [tuple(row) for row in session.execute(statement, parameters)]
+            # All at once: a row that cannot be opened would leave the cursor half read, and on SQLite a lock with it.
+            rows = [tuple(row) for row in session.execute(statement, parameters).all()]
             session.commit()
             return rows
 

@@ -7,12 +7,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
-from pytest_postgresql.janitor import DatabaseJanitor
 
 from sa_asherah import Asherah, StaticKeyWarning
 from sa_asherah.kms.static import StaticKMS
 from sa_asherah.kms.vault import VaultTransitKMS
 from tests.orm.app import App, create_tables
+from tests.servers.database import postgresql_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,15 +63,8 @@ def sqlite_suite(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def postgresql_suite(postgresql_server: PostgreSQL, postgresql_noproc: NoopExecutor) -> Iterator[str]:
     """A database for the whole suite; each test empties its tables."""
-    with DatabaseJanitor(
-        user=postgresql_noproc.user,
-        host=postgresql_noproc.host,
-        port=postgresql_noproc.port,
-        password=postgresql_noproc.password,
-        dbname=NAME,
-        template_dbname=postgresql_noproc.template_dbname,
-    ):
-        yield postgresql_server.url(NAME)
+    with postgresql_database(postgresql_server, postgresql_noproc, NAME) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +83,7 @@ def suite_url(request: pytest.FixtureRequest, static_kms: StaticKMS) -> str:
     return url
 
 
-@pytest.fixture(params=["sync", "async", "vault"])
+@pytest.fixture(params=["sync", "async", pytest.param("vault", marks=pytest.mark.long)])
 def app(request: pytest.FixtureRequest, suite_url: str, static_kms: StaticKMS) -> App:
     """An application on a database with nothing in it but three clinics."""
     kms = request.getfixturevalue("vault_kms") if request.param == "vault" else static_kms

@@ -217,6 +217,43 @@ class Slot(Base):
     second: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id"))
 
 
+class Passport(Base):
+    """Values bound to their row, padded, and stored as text."""
+
+    __tablename__ = "passports"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
+    clinic_id: Mapped[int] = mapped_column(ForeignKey("clinics.id"))
+    place: Mapped[str | None] = mapped_column(String(40), unique=True)
+    number: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id", bind_row="id"))
+    names: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id", pad=64))
+    memo: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id", storage="text"))
+    scan: Mapped[bytes | None] = mapped_column(
+        Encrypted(LargeBinary(), owner="clinic_id", storage="text", bind_row="id", pad=16)
+    )
+
+
+class Entry(Base):
+    """Values bound to a row whose primary key has the owner in it."""
+
+    __tablename__ = "entries"
+
+    tenant: Mapped[str] = mapped_column(String(40), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    line: Mapped[str | None] = mapped_column(
+        Encrypted(String(), owner="tenant", partition="entry-{}", bind_row="number")
+    )
+
+
+class Ticket(Base):
+    """Values bound to a row without an owner column: a `partition_scope` names the owner."""
+
+    __tablename__ = "tickets"
+
+    code: Mapped[str] = mapped_column(String(40), primary_key=True)
+    words: Mapped[str | None] = mapped_column(Encrypted(String(), bind_row="code"))
+
+
 letters: Final = Table(
     "letters",
     Base.metadata,

@@ -14,6 +14,9 @@ from tests.orm.models import CANARY, letters
 from tests.orm.shapes import AFTER, BEFORE, INSERTS, ROWS, UPDATES
 from tests.orm.traces import assert_no_traces
 
+SYNCHRONOUS = pytest.mark.parametrize("app", ["sync"], indirect=True)
+"""The matrix runs the same shapes on all drivers; here it is about what is logged."""
+
 
 @pytest.fixture(autouse=True)
 def _loud(caplog: pytest.LogCaptureFixture) -> None:
@@ -37,11 +40,13 @@ def check(app: App, shape: str, expected: list[dict[str, Any]], caplog: pytest.L
     assert app.rows(select(letters).order_by(letters.c.id)) == [tuple(row.values()) for row in expected]
 
 
+@SYNCHRONOUS
 @pytest.mark.parametrize("shape", INSERTS)
 def test_insert(app: App, shape: str, caplog: pytest.LogCaptureFixture) -> None:
     check(app, shape, ROWS, caplog)
 
 
+@SYNCHRONOUS
 @pytest.mark.parametrize("shape", UPDATES)
 def test_update(app: App, shape: str, caplog: pytest.LogCaptureFixture) -> None:
     app.execute(letters.insert(), BEFORE)

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 # fsync only guards against a crash of the machine; synchronous_commit stays on, since the code under test sets it.
-SETTINGS = ("fsync=off", "full_page_writes=off", "scram_iterations=1", "shared_buffers=32MB", "max_connections=200")
+SETTINGS = (
+    "fsync=off",
+    "full_page_writes=off",
+    "scram_iterations=1",
+    "shared_buffers=32MB",
+    "max_connections=200",
+    "max_prepared_transactions=20",  # two-phase commit
+)
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 

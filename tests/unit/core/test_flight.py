@@ -43,7 +43,7 @@ def test_after_a_failure_each_works_for_itself() -> None:
     def fail(n: int) -> None:
         with flights.turn("key"):
             tries.append(n)
-            time.sleep(0.1)
+            time.sleep(0.5)
             raise OSError("down")
 
     def work(n: int) -> None:
@@ -52,7 +52,7 @@ def test_after_a_failure_each_works_for_itself() -> None:
 
     run_together(16, work)
     assert len(tries) == 16
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 6, "one after the other they take 8 s, together 1 s"
 
 
 def test_batches_that_overlap_do_not_wait_for_each_other_in_a_circle() -> None:
