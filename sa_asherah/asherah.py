@@ -139,13 +139,13 @@ class Asherah:
         Raises:
             ConfigurationError: The database is not supported, or another `Asherah` is attached.
         """
-        root = _root(engine)
+        root = key_table.root_engine(engine)
         current: Attachment | None = getattr(root.dialect, "_sa_asherah", None)
         if current is not None:
             if current.owner is self:
                 return
             raise ConfigurationError("another Asherah is attached to this engine: detach it first")
-        keys = root if metastore is None else _root(metastore)
+        keys = root if metastore is None else key_table.root_engine(metastore)
         hierarchy = Hierarchy(
             self._ids, self._policy, self._kms, key_table.open_metastore(keys, separate=metastore is not None)
         )
@@ -158,7 +158,7 @@ class Asherah:
         Args:
             engine: The engine.
         """
-        root = _root(engine)
+        root = key_table.root_engine(engine)
         current: Attachment | None = getattr(root.dialect, "_sa_asherah", None)
         if current is not None and current.owner is self:
             current.remove()
@@ -241,15 +241,7 @@ class Asherah:
         self._kms.close()
 
     def _attachment(self, engine: Engine | AsyncEngine) -> Attachment:
-        attachment: Any = getattr(_root(engine).dialect, "_sa_asherah", None)
+        attachment: Any = getattr(key_table.root_engine(engine).dialect, "_sa_asherah", None)
         if attachment is None or attachment.owner is not self:
             raise NotAttachedError("this Asherah is not attached to that engine: call asherah.attach(engine) first")
         return attachment  # type: ignore[no-any-return]
-
-
-def _root(engine: Engine | AsyncEngine) -> Engine:
-    """Find the engine behind an asynchronous engine or an option clone."""
-    found: Any = getattr(engine, "sync_engine", engine)
-    while hasattr(found, "_proxied"):
-        found = found._proxied  # noqa: SLF001 -- listeners of a clone would miss the root's statements
-    return found  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Inspector, inspect, text
 
 from sa_asherah.errors import ConfigurationError, MetastoreError
 from sa_asherah.metastore import failure
+from sa_asherah.metastore.root import root_engine
 from sa_asherah.metastore.sqlite import wait_for_writers
 
 if TYPE_CHECKING:
@@ -62,10 +63,8 @@ def check(connection: Connection, *, peers: bool, writing: bool = False) -> None
 
 def _schema_of_keys(connection: Connection) -> str | None:
     """Find where keys are: an option clone or a connection may translate schemas, but keys go with the root engine."""
-    engine: Any = connection.engine
-    while hasattr(engine, "_proxied"):
-        engine = engine._proxied  # noqa: SLF001
-    translation: dict[str | None, str | None] = engine.get_execution_options().get("schema_translate_map") or {}
+    options: Any = root_engine(connection.engine).get_execution_options()
+    translation: dict[str | None, str | None] = options.get("schema_translate_map") or {}
     return translation.get(None)
 
 
