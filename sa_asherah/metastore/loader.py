@@ -34,6 +34,10 @@ def in_greenlet() -> bool:
         return False
 
 
+# SQLAlchemy 2.1 gets this ready when it is first asked, and two threads that ask first at once end in a RecursionError.
+in_greenlet()
+
+
 def off_loop(call: Callable[[], T]) -> T:
     """Make a call that blocks, in a thread if an event loop would stand still meanwhile.
 

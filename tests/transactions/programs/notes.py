@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ def _first(url: str, tenant: str, clock: float, threads: int) -> None:
                 session.add(note(tenant, f"note {number}"))
                 session.commit()
         except Exception as error:  # noqa: BLE001 - the parent asserts that there is none
+            traceback.print_exc()
             failures.append(repr(error))
 
     workers = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
