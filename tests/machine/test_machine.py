@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +24,11 @@ def world(request: pytest.FixtureRequest, driver: str) -> Iterator[World]:
     """A database with both twins."""
     url: str = request.getfixturevalue("postgresql_url" if driver == "postgresql" else "sqlite_url")
     world = World(url, begins=driver != "sqlite")
+    gc.freeze()
+    gc.disable()
     yield world
+    gc.enable()
+    gc.unfreeze()
     world.close()
 
 
