@@ -96,7 +96,7 @@ class KmsError(AsherahError):
 
     Attributes:
         retryable: Whether the same call may succeed later without a change of configuration.
-        operation: What was asked of the service: `encrypt`, `decrypt` or `login`.
+        operation: What was asked of the service: `encrypt`, `decrypt`, `rewrap` or `login`.
         status: The HTTP status of the answer, `None` where there was none.
     """
 
@@ -108,7 +108,7 @@ class KmsError(AsherahError):
         Args:
             message: Cause and cure, free of secrets.
             retryable: Whether a later attempt may succeed.
-            operation: `encrypt`, `decrypt` or `login`.
+            operation: `encrypt`, `decrypt`, `rewrap` or `login`.
             status: HTTP status, if any.
         """
         super().__init__(message)

@@ -246,7 +246,9 @@ class Hierarchy:
                 raise KeyRecordError(f"key record {key_id!r} created {created} names no system key; restore the row")
             parent = self._keyring.system.get(*place)
             if parent is None:
-                return self._keyring.intermediate_key(row, partition, self._keyring.system_key(_existing(rows, place)))
+                parent_row = _existing(rows, place)
+                self._keyring.fetch_system_keys(rows)
+                return self._keyring.intermediate_key(row, partition, self._keyring.system_key(parent_row))
             try:
                 return self._keyring.intermediate_key(row, partition, parent)
             except KeyRecordError:

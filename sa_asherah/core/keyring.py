@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -13,15 +15,17 @@ from sa_asherah.core.flight import Flights
 from sa_asherah.core.key import Key, Secret
 from sa_asherah.core.key_record import KeyRecord, Level, bind, check_bind, dump_key_record, parse_key_record
 from sa_asherah.core.strict_json import base64_text
-from sa_asherah.errors import KeyRecordError
+from sa_asherah.errors import KeyRecordError, KmsUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sa_asherah.core.ids import KeyIds
-    from sa_asherah.core.ports import KeyManagementService, KeyRow, Metastore
+    from sa_asherah.core.ports import KeyManagementService, KeyRow, KeyRows, Metastore
 
 __all__ = ["Keyring"]
+
+_audit = logging.getLogger("sa_asherah.audit")
 
 
 class Keyring:
@@ -53,6 +57,8 @@ class Keyring:
         self._off_loop = metastore.off_loop
         self._on_change = on_change
         self._flights = Flights()
+        self._has_fetched = False
+        self._newest_date: int | None = None
         limit = None if metastore.keeps_all else size
         self.system = KeyCache(limit)
         self.intermediate = KeyCache(limit)
@@ -112,6 +118,45 @@ class Keyring:
                 secret = Secret(self._off_loop(lambda: self._kms.decrypt_key(wrapped)))
             return self._admit(Key(record, row.text, secret), "SK")
 
+    def fetch_system_keys(self, rows: KeyRows) -> None:
+        """Unwrap all versions of the system key in one go, once: a process that starts after years needs many.
+
+        Does nothing where the service unwraps one key a call. What does not open is left to `system_key`.
+
+        Args:
+            rows: The key table.
+
+        Raises:
+            KmsUnavailableError: The service cannot be reached.
+            MetastoreError: The key table failed.
+        """
+        if self._kms.batch_size == 1 or self._has_fetched:
+            return
+        with self._flights.turn(self.ids.system_key_id()):
+            if not self._has_fetched:
+                cold = [
+                    row
+                    for row in rows.versions(self.ids.system_key_id())
+                    if self.system.get(row.id, row.created) is None
+                ]
+                if len(cold) > 1:
+                    self._fetch(cold)
+                self._has_fetched = True
+
+    def _fetch(self, rows: Sequence[KeyRow]) -> None:
+        records: list[tuple[KeyRow, KeyRecord]] = []
+        for row in rows:
+            with contextlib.suppress(KeyRecordError):
+                records.append((row, self.record(row)))
+        wrapped = [record.wrapped for _, record in records]
+        opened = self._off_loop(lambda: self._kms.decrypt_keys(wrapped))
+        for (row, record), key in zip(records, opened, strict=True):
+            if isinstance(key, KmsUnavailableError):
+                raise key
+            if isinstance(key, bytes):
+                with contextlib.suppress(KeyRecordError):
+                    self._admit(Key(record, row.text, Secret(key)), "SK")
+
     def intermediate_key(self, row: KeyRow, partition: str, parent: Key) -> Key:
         """Unwrap an intermediate key, unless it is known.
 
@@ -139,6 +184,20 @@ class Keyring:
             ) from None
         return self._admit(Key(record, row.text, secret, partition, parent), "IK")
 
+    def watch(self, row: KeyRow) -> None:
+        """Tell the audit log when another process's system key becomes the newest.
+
+        That is expected when a rotation is due; else somebody with the right to encrypt may have planted it.
+
+        Args:
+            row: The row of the newest system key.
+        """
+        known = self._newest_date
+        if known is None or known < row.created:
+            self._newest_date = row.created
+        if known is not None and known < row.created:
+            _audit.warning("system_key_appeared: %s created %d was made by another process", row.id, row.created)
+
     def new_system_key(self, created: int) -> Key:
         """Make a system key; `keep` takes it once it is stored.
 
@@ -151,6 +210,7 @@ class Keyring:
         Raises:
             KmsError: The KMS failed.
         """
+        self._newest_date = max(created, self._newest_date or 0)
         secret = Secret(os.urandom(aead.KEY_SIZE))
         wrapped = self._off_loop(lambda: self._kms.encrypt_key(bytes(secret)))
         record = KeyRecord(self.ids.system_key_id(), created, base64_text(wrapped))

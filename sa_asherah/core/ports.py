@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from sa_asherah.errors import KmsError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["KeyManagementService", "KeyRow", "KeyRows", "Metastore"]
+__all__ = ["ExternalMetastore", "KeyManagementService", "KeyRow", "KeyRows", "Metastore"]
 
 T = TypeVar("T")
 
@@ -30,7 +32,15 @@ class KeyRow:
 
 
 class KeyManagementService(Protocol):
-    """Wraps system keys under a master key that never leaves the service. Safe to share between threads."""
+    """Wraps system keys under a master key that never leaves the service. Safe to share between threads.
+
+    A service of your own inherits from this class: what has a body here then need not be written.
+
+    Attributes:
+        batch_size: How many keys one call of `decrypt_keys` to the service unwraps.
+    """
+
+    batch_size: int = 1
 
     def encrypt_key(self, key: bytes) -> bytes:
         """Wrap a 32-byte system key.
@@ -60,6 +70,35 @@ class KeyManagementService(Protocol):
         """
         ...
 
+    def decrypt_keys(self, blobs: Sequence[bytes]) -> list[bytes | KmsError]:
+        """Unwrap several system keys, in as few calls as the service allows.
+
+        Args:
+            blobs: What `encrypt_key` returned, in any order.
+
+        Returns:
+            For each blob its key, or the error that says why it does not open: one bad blob spoils no other.
+        """
+        return [self._decrypted(blob) for blob in blobs]
+
+    def _decrypted(self, blob: bytes) -> bytes | KmsError:
+        try:
+            return self.decrypt_key(blob)
+        except KmsError as error:
+            return error
+
+    def recognises(self, blob: bytes) -> bool:
+        """Tell by its form whether this service may have wrapped a blob; asks nobody.
+
+        Args:
+            blob: A wrapped system key.
+
+        Returns:
+            False only if the blob has the form of another service.
+        """
+        del blob
+        return True
+
     def close(self) -> None:
         """Close connections. Calling it twice is harmless."""
         ...
@@ -88,6 +127,31 @@ class KeyRows(Protocol):
 
         Returns:
             The rows found, by pair.
+        """
+        ...
+
+    def versions(self, key_id: str) -> Sequence[KeyRow]:
+        """Read all rows of one id.
+
+        Args:
+            key_id: Exact key id.
+
+        Returns:
+            The rows, newest first.
+        """
+        ...
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        """Put another record in the place of one, if it is still exactly the one that was read.
+
+        In side mode the change is committed when this returns.
+
+        Args:
+            row: The row as it was read.
+            text: The new record, JSON.
+
+        Returns:
+            Whether the row was as it was read and holds the new record now.
         """
         ...
 
@@ -144,4 +208,28 @@ class Metastore(Protocol):
 
     def close(self) -> None:
         """Release what the metastore holds open."""
+        ...
+
+
+class ExternalMetastore(Metastore, Protocol):
+    """A key table that is in no database of SQLAlchemy's, shared by all engines of an `Asherah`.
+
+    It is used again after `close`, which each engine calls that is detached from it.
+    """
+
+    def check(self) -> None:
+        """Make sure that the key table is there and can hold keys.
+
+        Raises:
+            MetastoreError: It is not there, or cannot be reached.
+            ConfigurationError: It is unsafe.
+        """
+        ...
+
+    def create(self) -> None:
+        """Create the key table if it does not exist, and wait until it can be used.
+
+        Raises:
+            MetastoreError: It cannot be created.
+        """
         ...

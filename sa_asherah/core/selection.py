@@ -98,6 +98,8 @@ class Selection:
         self._newest.update(found)
         for row in found.values():
             self._seen[row.id, row.created] = row
+        if self._system_id in found:
+            self._keyring.watch(found[self._system_id])
 
     def _read(self, pairs: Collection[tuple[str, int]]) -> None:
         if pairs:
@@ -247,9 +249,34 @@ class Selection:
             if waited:
                 self._look((self._system_id,))
                 key = self._valid_system_key()
-            return key or self._make_system_key()
+            return key or self.make_system_key()
 
-    def _make_system_key(self) -> Key:
+    def newest_system_key(self) -> Key | None:
+        """Find the newest system key, whether it may encrypt or not.
+
+        Returns:
+            The key, if there is one.
+
+        Raises:
+            KeyRecordError: Its record does not hold.
+            KmsError: The KMS failed.
+            MetastoreError: The key table failed.
+        """
+        self._look((self._system_id,))
+        row = self._newest.get(self._system_id)
+        return None if row is None else self._keyring.system_key(row)
+
+    def make_system_key(self) -> Key:
+        """Make a system key, newer than the newest.
+
+        Returns:
+            The key, or the one that another process made at the same time.
+
+        Raises:
+            KeyExpiredError: This process may not make system keys.
+            KmsError: The KMS failed.
+            MetastoreError: The key table failed.
+        """
         if not self._policy.create_system_keys:
             raise KeyExpiredError(
                 f"there is no system key {self._system_id!r} that may encrypt, and this process may not make one "

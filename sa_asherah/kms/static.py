@@ -6,21 +6,92 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn
 
 from sa_asherah.config import STAGE_NAMES, read_text
 from sa_asherah.core import aead
+from sa_asherah.core.ports import KeyManagementService
 from sa_asherah.errors import ConfigurationError, KmsCiphertextError, StaticKeyWarning, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["StaticKMS"]
+__all__ = ["LocalKMS", "StaticKMS"]
 
 _warned = False
 
 
-class StaticKMS:
+class LocalKMS(KeyManagementService, ABC):
+    """Wraps system keys in this process, under a master key that it holds. Safe to share between threads."""
+
+    _name: str
+    _setting: str
+
+    @abstractmethod
+    def _key(self) -> bytes:
+        """Give the master key."""
+
+    def encrypt_key(self, key: bytes) -> bytes:
+        """Wrap a system key.
+
+        Args:
+            key: 32 bytes.
+
+        Returns:
+            Ciphertext, tag and nonce, as other Asherah implementations with a static key write them.
+
+        Raises:
+            UsageError: The key does not have 32 bytes.
+        """
+        if len(key) != aead.KEY_SIZE:
+            raise UsageError(f"a system key has {aead.KEY_SIZE} bytes, this one has {len(key)}")
+        return aead.seal(self._key(), key)
+
+    def decrypt_key(self, blob: bytes) -> bytes:
+        """Unwrap a system key.
+
+        Args:
+            blob: What `encrypt_key` returned.
+
+        Returns:
+            The system key.
+
+        Raises:
+            KmsCiphertextError: The blob is damaged or was wrapped by another key management service or key.
+        """
+        key = self._opened(blob)
+        if key is None or len(key) != aead.KEY_SIZE:
+            raise KmsCiphertextError(
+                f"{self._name} decrypt failed: the system key's record is damaged, or was wrapped by another master "
+                f"key or another key management service; check KMS and {self._setting}",
+                operation="decrypt",
+            )
+        return key
+
+    def _opened(self, blob: bytes) -> bytes | None:
+        # A failed tag is no cause to keep: its traceback leads to the master key.
+        try:
+            return aead.open_(self._key(), blob)
+        except aead.InvalidTag:
+            return None
+
+    def recognises(self, blob: bytes) -> bool:
+        """Tell by its length whether this service may have wrapped a blob.
+
+        Args:
+            blob: A wrapped system key.
+
+        Returns:
+            Whether it may.
+        """
+        return len(blob) == aead.KEY_SIZE + aead.NONCE_SIZE + aead.TAG_SIZE
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+class StaticKMS(LocalKMS):
     """Wraps system keys under a master key that the application itself holds.
 
     Whoever sees the application's configuration can open everything, so it warns once per process and is refused
@@ -33,6 +104,9 @@ class StaticKMS:
     Raises:
         ConfigurationError: The key does not have 32 bytes, or this is production.
     """
+
+    _name = "static KMS"
+    _setting = "STATIC_MASTER_KEY_HEX"
 
     def __init__(self, master_key: bytes, environ: Mapping[str, str] = os.environ) -> None:
         _refuse_production(environ)
@@ -66,52 +140,8 @@ class StaticKMS:
             )
         return cls(bytes.fromhex(digits), environ)
 
-    def encrypt_key(self, key: bytes) -> bytes:
-        """Wrap a system key.
-
-        Args:
-            key: 32 bytes.
-
-        Returns:
-            Ciphertext, tag and nonce, as other Asherah implementations with a static key write them.
-
-        Raises:
-            UsageError: The key does not have 32 bytes.
-        """
-        if len(key) != aead.KEY_SIZE:
-            raise UsageError(f"a system key has {aead.KEY_SIZE} bytes, this one has {len(key)}")
-        return aead.seal(self._master_key, key)
-
-    def decrypt_key(self, blob: bytes) -> bytes:
-        """Unwrap a system key.
-
-        Args:
-            blob: What `encrypt_key` returned.
-
-        Returns:
-            The system key.
-
-        Raises:
-            KmsCiphertextError: The blob is damaged or was wrapped by another key management service or key.
-        """
-        key = self._opened(blob)
-        if key is None or len(key) != aead.KEY_SIZE:
-            raise KmsCiphertextError(
-                "static KMS decrypt failed: the system key's record is damaged, or was wrapped by another master key "
-                "or another key management service; check KMS and STATIC_MASTER_KEY_HEX",
-                operation="decrypt",
-            )
-        return key
-
-    def _opened(self, blob: bytes) -> bytes | None:
-        # A failed tag is no cause to keep: its traceback leads to the master key.
-        try:
-            return aead.open_(self._master_key, blob)
-        except aead.InvalidTag:
-            return None
-
-    def close(self) -> None:
-        """Do nothing: there is no connection."""
+    def _key(self) -> bytes:
+        return self._master_key
 
     def __repr__(self) -> str:
         return "StaticKMS(<master key>)"

@@ -158,7 +158,7 @@ class SeparateFile(_WithoutConnections):
 
 
 class _EnlistedRows(SQLiteRows):
-    """Rows in the caller's transaction, which an insert begins as the caller's statement would."""
+    """Rows in the caller's transaction, which a write begins as the caller's statement would."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection.connection)
@@ -173,13 +173,20 @@ class _EnlistedRows(SQLiteRows):
             cursor.close()
 
     def insert(self, rows: Sequence[KeyRow]) -> None:
+        self._begin()
+        super().insert(rows)
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        self._begin()
+        return super().replace(row, text)
+
+    def _begin(self) -> None:
         if not self._caller.in_transaction():
             self._caller.begin()
-        super().insert(rows)
 
 
 class _FileRows(SQLiteRows):
-    """Rows on a connection of our own: what is inserted is committed."""
+    """Rows on a connection of our own: what is written is committed."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
@@ -189,6 +196,11 @@ class _FileRows(SQLiteRows):
         self._own.execute("BEGIN IMMEDIATE")
         with self._own:
             super().insert(rows)
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        self._own.execute("BEGIN IMMEDIATE")
+        with self._own:
+            return super().replace(row, text)
 
 
 def _run_on_file(path: Path, work: Callable[[KeyRows], T], *, writing: bool) -> T:

@@ -6,12 +6,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     TIMESTAMP,
     BigInteger,
     Connection,
+    CursorResult,
     Executable,
     Function,
     Text,
@@ -21,14 +22,16 @@ from sqlalchemy import (
     cast,
     extract,
     func,
+    literal_column,
     or_,
     select,
-    text,
     true,
+    update,
 )
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import DBAPIError
 
+from sa_asherah.core.ids import MAX_CREATED
 from sa_asherah.core.ports import KeyRow
 from sa_asherah.metastore import failure
 from sa_asherah.metastore.table import encryption_key, seconds_of, text_of
@@ -40,6 +43,7 @@ __all__ = ["MySQLRows", "PostgreSQLRows", "ServerRows"]
 
 _CHUNK = 500
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_LAST = datetime.fromtimestamp(MAX_CREATED, UTC)
 
 _key = encryption_key.c
 
@@ -84,6 +88,36 @@ class ServerRows(ABC):
         """
         return {(row.id, row.created): row for row in self._exact(pairs)}
 
+    def versions(self, key_id: str) -> Sequence[KeyRow]:
+        """Read all rows of one id.
+
+        Args:
+            key_id: Exact key id.
+
+        Returns:
+            The rows, newest first.
+
+        Raises:
+            MetastoreError: The table cannot be read.
+        """
+        return list(self._versions(key_id))
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        """Put another record in the place of one, if it is still exactly the one that was read, and commit.
+
+        Args:
+            row: The row as it was read.
+            text: The new record, JSON.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            MetastoreError: The table cannot be written.
+        """
+        with self._transaction():
+            return bool(self._replace(row, text).rowcount)
+
     def insert(self, rows: Sequence[KeyRow]) -> None:
         """Insert the rows whose (id, created) is not taken, and commit.
 
@@ -103,6 +137,12 @@ class ServerRows(ABC):
 
     @abstractmethod
     def _exact(self, pairs: Sequence[tuple[str, int]]) -> Iterator[KeyRow]: ...
+
+    @abstractmethod
+    def _versions(self, key_id: str) -> Iterator[KeyRow]: ...
+
+    @abstractmethod
+    def _replace(self, row: KeyRow, text: str) -> CursorResult[Any]: ...
 
     @abstractmethod
     def _insert(self, rows: Sequence[KeyRow]) -> None: ...
@@ -156,6 +196,25 @@ _PG_EXACT = select(
     _key.id, cast(extract("epoch", _key.created), BigInteger()), cast(_key.key_record, Text())
 ).select_from(_pairs.join(encryption_key, and_(_key.id == _pairs.c.id, _key.created == _pairs.c.created)))
 
+_PG_VERSIONS = (
+    select(_key.id, cast(extract("epoch", _key.created), BigInteger()), cast(_key.key_record, Text()))
+    .where(
+        _key.id == bindparam("id", type_=Text()),
+        _key.created.between(_EPOCH, _LAST),
+        _key.created == func.date_trunc("second", _key.created),
+    )
+    .order_by(_key.created.desc())
+)
+_PG_REPLACE = (
+    update(encryption_key)
+    .where(
+        _key.id == bindparam("row_id", type_=Text()),
+        _key.created == bindparam("moment", type_=TIMESTAMP(timezone=True)),
+        cast(_key.key_record, Text()) == bindparam("old", type_=Text()),
+    )
+    .values(key_record=cast(bindparam("new", type_=Text()), postgresql.JSONB()))
+)
+
 _new = (
     func.unnest(
         bindparam("ids", type_=postgresql.ARRAY(Text())),
@@ -205,6 +264,14 @@ class PostgreSQLRows(ServerRows):
         )
         return (KeyRow(key_id, int(str(created)), record) for key_id, created, record in found)
 
+    def _versions(self, key_id: str) -> Iterator[KeyRow]:
+        found = self._read(_PG_VERSIONS, {"id": key_id})
+        return (KeyRow(row_id, int(str(created)), record) for row_id, created, record in found)
+
+    def _replace(self, row: KeyRow, text: str) -> CursorResult[Any]:
+        values = {"row_id": row.id, "moment": _moment(row.created), "old": row.text, "new": text}
+        return self._connection.execute(_PG_REPLACE, values)
+
     def _insert(self, rows: Sequence[KeyRow]) -> None:
         columns = {
             "ids": [row.id for row in rows],
@@ -227,9 +294,27 @@ _latest = (
 )
 _MY_COLUMNS = (_key.id, cast(_key.created, mysql.CHAR()), cast(_key.key_record, mysql.CHAR()))
 _MY_NEWEST = select(*_MY_COLUMNS).join(_latest, and_(_key.id == _latest.c.id, _key.created == _latest.c.created))
+_MY_VERSIONS = select(*_MY_COLUMNS).where(_key.id == bindparam("id")).order_by(_key.created.desc())
+# As bytes: a collation may take other texts for equal, and ignores spaces at the end.
+_MY_REPLACE = (
+    update(encryption_key)
+    .where(
+        _key.id == bindparam("row_id"),
+        _key.created == bindparam("moment", type_=Text()),
+        cast(cast(_key.key_record, mysql.CHAR()), mysql.BINARY())
+        == cast(cast(bindparam("old", type_=Text()), mysql.CHAR()), mysql.BINARY()),
+    )
+    .values(key_record=bindparam("new", type_=Text()))
+)
 # Not INSERT IGNORE, which also cuts off what is too long.
-_MY_INSERT = text(
-    "INSERT INTO encryption_key (id, created, key_record) VALUES (:id, :created, :text) ON DUPLICATE KEY UPDATE id = id"
+_MY_INSERT = (
+    mysql.insert(encryption_key)
+    .values(
+        id=bindparam("row_id"),
+        created=bindparam("moment", type_=Text()),
+        key_record=bindparam("text", type_=Text()),
+    )
+    .on_duplicate_key_update(id=literal_column("id"))
 )
 
 
@@ -259,8 +344,15 @@ class MySQLRows(ServerRows):
             parameters |= {f"created_{n}": text_of(pair[1]) for n, pair in enumerate(chunk)}
             yield from self._rows(select(*_MY_COLUMNS).where(or_(*places)), parameters)
 
+    def _versions(self, key_id: str) -> Iterator[KeyRow]:
+        return (row for row in self._rows(_MY_VERSIONS, {"id": key_id}) if row.id == key_id)
+
+    def _replace(self, row: KeyRow, text: str) -> CursorResult[Any]:
+        values = {"row_id": row.id, "moment": text_of(row.created), "old": row.text, "new": text}
+        return self._connection.execute(_MY_REPLACE, values)
+
     def _insert(self, rows: Sequence[KeyRow]) -> None:
-        values = [{"id": row.id, "created": text_of(row.created), "text": row.text} for row in rows]
+        values = [{"row_id": row.id, "moment": text_of(row.created), "text": row.text} for row in rows]
         self._connection.execute(_MY_INSERT, values)
 
     def _rows(self, statement: Executable, parameters: Mapping[str, object]) -> list[KeyRow]:

@@ -31,6 +31,14 @@ SELECT k.id, CAST(k.created AS TEXT), CAST(k.key_record AS TEXT)
 FROM json_each(?) AS wanted JOIN encryption_key AS k
 ON k.id = json_extract(wanted.value, '$[0]') AND k.created = json_extract(wanted.value, '$[1]')
 """
+_VERSIONS = """
+SELECT id, CAST(created AS TEXT), CAST(key_record AS TEXT) FROM encryption_key WHERE id = ?
+AND created GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]' ORDER BY created DESC
+"""
+_REPLACE = """
+UPDATE encryption_key SET key_record = ?
+WHERE id = ? AND created = ? AND CAST(key_record AS TEXT) = ? COLLATE BINARY
+"""
 _INSERT = "INSERT INTO encryption_key (id, created, key_record) VALUES (?, ?, ?) ON CONFLICT (id, created) DO NOTHING"
 
 
@@ -95,6 +103,31 @@ class SQLiteRows:
         """
         wanted = json.dumps([(key_id, text_of(created)) for key_id, created in pairs])
         return {(row.id, row.created): row for row in self._select(_EXACT, (wanted,))}
+
+    def versions(self, key_id: str) -> Sequence[KeyRow]:
+        """Read all rows of one id.
+
+        Args:
+            key_id: Exact key id.
+
+        Returns:
+            The rows, newest first.
+        """
+        return self._select(_VERSIONS, (key_id,))
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        """Put another record in the place of one, if it is still exactly the one that was read.
+
+        Args:
+            row: The row as it was read.
+            text: The new record, JSON.
+
+        Returns:
+            Whether it was.
+        """
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(_REPLACE, (text, row.id, text_of(row.created), row.text))
+            return bool(cursor.rowcount)
 
     def insert(self, rows: Sequence[KeyRow]) -> None:
         """Insert the rows whose (id, created) is not taken; a taken one is left as it is and is no error.

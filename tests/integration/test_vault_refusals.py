@@ -224,7 +224,7 @@ def test_quota(access: Access) -> None:
     quota = f"/v1/sys/quotas/rate-limit/{access.mount}"
     access.server.root.adapter.post(quota, json={"path": f"{access.mount}/", "rate": 0.01})
     try:
-        kms = access.kms()
+        kms = access.kms(deadline=0.5)
         kms.encrypt_key(KEY)
         error = access.failure(KmsUnavailableError, lambda: kms.encrypt_key(KEY))
     finally:
@@ -235,7 +235,7 @@ def test_quota(access: Access) -> None:
 
 def test_sealed_and_unsealed_again(sealable: SealableOpenBao) -> None:
     access = Access.made_on(sealable)
-    kms = access.kms()
+    kms = access.kms(deadline=0.5)
     blob = kms.encrypt_key(KEY)
     sealable.seal()
     try:
@@ -250,7 +250,7 @@ def test_sealed_and_unsealed_again(sealable: SealableOpenBao) -> None:
 def test_not_initialised() -> None:
     with SealableOpenBao(initialise=False) as server:
         access = Access(server, "transit", "asherah-master", "s.not-yet-a-token")
-        error = access.failure(KmsUnavailableError, lambda: access.kms().encrypt_key(KEY))
+        error = access.failure(KmsUnavailableError, lambda: access.kms(deadline=0.5).encrypt_key(KEY))
     assert str(error) == f"Vault Transit encrypt failed: Vault is not initialised (VAULT_ADDR={server.addr})"
     assert error.retryable
 
@@ -264,7 +264,7 @@ def test_broken_audit_device() -> None:
             for _ in range(2):  # one to see whether it answers, one for the lines
                 log.accept()[0].close()
             log.close()
-            error = access.failure(KmsUnavailableError, lambda: access.kms().encrypt_key(KEY))
+            error = access.failure(KmsUnavailableError, lambda: access.kms(deadline=2).encrypt_key(KEY))
             assert server.health() == 200
     assert "internal error (the Vault operator should look at audit devices)" in str(error)
     assert (error.retryable, error.status) == (True, 500)

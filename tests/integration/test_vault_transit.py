@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import base64
+import functools
+import json
 import logging
 import os
 import pickle
@@ -18,8 +20,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sa_asherah.config import Settings
+from sa_asherah.errors import ConfigurationError, KmsCiphertextError, KmsError, KmsPermissionError
 from sa_asherah.kms.vault import VaultTransitKMS
-from tests.integration.conftest import Access
+from tests.integration.conftest import Access, AuditedAccess
+from tests.servers.canned import CannedServer
 from tests.servers.openbao import OpenBao
 
 if TYPE_CHECKING:
@@ -68,6 +72,134 @@ def test_namespace(openbao: OpenBao) -> None:
     root.adapter.post("/v1/transit/keys/master")
     kms = Access(openbao, "transit", "master", openbao.root_token).kms(namespace="team-a")
     assert kms.decrypt_key(kms.encrypt_key(bytes(32))) == bytes(32)
+
+
+def test_many_keys_open_in_few_calls(audited: AuditedAccess) -> None:
+    kms = audited.kms()
+    keys = [os.urandom(32) for _ in range(5)]
+    blobs = [kms.encrypt_key(key) for key in keys]
+    assert kms.decrypt_keys(blobs * 81) == keys * 81
+    assert len(audited.calls("decrypt")) == 3, "405 keys in chunks of 200"
+    assert kms.decrypt_keys([]) == []
+    assert kms.decrypt_keys(blobs[:1]) == keys[:1]
+
+
+def test_one_bad_blob_spoils_no_other(access: Access) -> None:
+    kms, key = access.kms(), os.urandom(32)
+    access.configure(f"keys/{access.key}/rotate")
+    good = kms.encrypt_key(key)
+    damaged = good[:40] + (b"A" if good[40:41] != b"A" else b"B") + good[41:]
+    old = base64.b64encode(b"short").decode()
+    short = access.ask("encrypt", plaintext=old)["ciphertext"].encode()
+    found = kms.decrypt_keys([b"\xff", good, damaged, b"AQICAHh", short, good.replace(b":v2:", b":v9:"), good])
+    assert [key] * 2 == [found[1], found[6]]
+    texts = [str(error) for error in found if isinstance(error, KmsCiphertextError)]
+    assert [
+        next(part for part in ("UTF-8", "another KMS", "authentication failed", "5 bytes", "too new") if part in text)
+        for text in texts
+    ] == ["UTF-8", "authentication failed", "another KMS", "5 bytes", "too new"]
+    assert not [text for text in texts if damaged.decode() in text or short.decode() in text]
+    assert [error.retryable for error in found if isinstance(error, KmsError)] == [False] * 4 + [True]
+
+
+def test_server_that_does_not_know_partial_failures() -> None:
+    results = [{"plaintext": base64.b64encode(bytes(32)).decode()}, {"error": "cipher: message authentication failed"}]
+    for status in (200, 400, 500):
+        with CannedServer(status=status, body=json.dumps({"data": {"batch_results": results}})) as server:
+            kms = VaultTransitKMS(addr=server.addr, key="k", token="s.x")
+            found = kms.decrypt_keys([b"vault:v1:AAAA", b"vault:v1:AAAB"])
+            assert found[0] == bytes(32)
+            assert "authentication failed" in str(found[1])
+
+
+@pytest.mark.parametrize("results", [None, [], [{}], [{"plaintext": "?"}, 7], "no"])
+def test_batch_of_something_else(results: object) -> None:
+    with CannedServer(body=json.dumps({"data": {"batch_results": results}})) as server:
+        kms = VaultTransitKMS(addr=server.addr, key="k", token="s.x")
+        found = kms.decrypt_keys([b"vault:v1:AAAA", b"vault:v1:AAAB"])
+    assert ["answer is not from Vault" in str(error) for error in found] == [True, True]
+
+
+def test_policy_that_forbids_batches(access: Access) -> None:
+    path = f"{access.mount}/%s/{access.key}"
+    token = access.server.token(
+        f'path "{path % "encrypt"}" {{ capabilities = ["update"] }}\n'
+        f'path "{path % "decrypt"}" {{ capabilities = ["update"], denied_parameters = {{ "batch_input" = [] }} }}'
+    )
+    kms, keys = access.kms(token=token), [os.urandom(32) for _ in range(3)]
+    blobs = [kms.encrypt_key(key) for key in keys]
+    for _ in range(2):
+        assert kms.decrypt_keys(blobs) == keys
+    assert not kms._takes_batches
+
+
+def test_token_that_may_not_decrypt_says_so_for_each_blob(access: Access) -> None:
+    blob = access.kms().encrypt_key(bytes(32))
+    token = access.server.token(f'path "{access.mount}/encrypt/{access.key}" {{ capabilities = ["update"] }}')
+    found = access.kms(token=token).decrypt_keys([blob] * 3)
+    assert [type(error) for error in found] == [KmsPermissionError] * 3
+
+
+@pytest.mark.parametrize("may_rewrap", [True, False])
+def test_rewrap_brings_a_blob_to_the_newest_version(audited: AuditedAccess, *, may_rewrap: bool) -> None:
+    names = ["encrypt", "decrypt", *(["rewrap"] if may_rewrap else [])]
+    lines = [f'path "{audited.mount}/{name}/{audited.key}" {{ capabilities = ["update"] }}' for name in names]
+    kms, key = audited.kms(token=audited.server.token("\n".join(lines))), os.urandom(32)
+    blob = kms.encrypt_key(key)
+    audited.configure(f"keys/{audited.key}/rotate")
+    for _ in range(2):
+        new = kms.rewrap_key(blob)
+        assert new.startswith(b"vault:v2:")
+        assert kms.decrypt_key(new) == kms.decrypt_key(blob) == key
+    assert len(audited.calls("encrypt")) == (1 if may_rewrap else 3)
+    assert len(audited.calls("rewrap")) == (2 if may_rewrap else 1), "refused once, it is not asked again"
+
+
+def test_rewrap_of_a_damaged_blob_is_an_error_of_the_blob(access: Access) -> None:
+    root = access.kms(token=access.server.root_token)
+    with pytest.raises(
+        KmsCiphertextError, match=r"^Vault Transit rewrap failed: cipher: message authentication failed"
+    ):
+        root.rewrap_key(root.encrypt_key(bytes(32)).replace(b"vault:v1:", b"vault:v1:AAAA"))
+    with pytest.raises(KmsCiphertextError, match="another KMS"):
+        root.rewrap_key(b"AQICAHh")
+
+
+def test_bound_context(access: Access) -> None:
+    root, key = access.server.root_token, os.urandom(32)
+    bound = access.kms(token=root, bind_context=True, service="records", product="clinic")
+    blobs = [bound.encrypt_key(key) for _ in range(2)]
+    assert bound.decrypt_keys(blobs) == [key, key]
+    assert bound.decrypt_key(bound.rewrap_key(blobs[0])) == key
+    context = base64.b64encode(b'{"product":"clinic","service":"records"}').decode()
+    answer = access.ask("decrypt", ciphertext=blobs[0].decode(), associated_data=context)
+    assert base64.b64decode(answer["plaintext"]) == key
+    others = (
+        access.kms(service="records", product="clinic"),
+        access.kms(bind_context=True, service="records", product="other"),
+        access.kms(bind_context=True, service="clinic", product="records"),
+    )
+    for kms in others:
+        error = access.failure(KmsCiphertextError, functools.partial(kms.decrypt_key, blobs[0]))
+        assert "VAULT_TRANSIT_AAD" in str(error)
+        assert not [found for found in kms.decrypt_keys(blobs) if isinstance(found, bytes)]
+    plain = access.kms().encrypt_key(key)
+    access.failure(KmsCiphertextError, lambda: bound.decrypt_key(plain))
+
+
+def test_context_with_a_key_that_cannot_bind(openbao: OpenBao) -> None:
+    access = Access.made_on(openbao, type="rsa-2048")
+    assert access.kms().encrypt_key(bytes(32))
+    kms = access.kms(bind_context=True, service="a", product="b")
+    assert "aes256-gcm96" in str(access.failure(ConfigurationError, lambda: kms.encrypt_key(bytes(32))))
+
+
+def test_recognises_by_form_alone(access: Access, closed_port: int) -> None:
+    kms = access.kms(addr=f"http://127.0.0.1:{closed_port}")
+    for blob in (access.kms().encrypt_key(bytes(32)), b"vault:v0:x", b"vault:v12:"):
+        assert kms.recognises(blob)
+    for blob in (b"", b"vault:", b"vault:vx:", b"VAULT:v1:AAAA", b"xvault:v1:", os.urandom(60), b'{"keks":[]}'):
+        assert not kms.recognises(blob)
 
 
 def test_tls(tls_server: OpenBao) -> None:

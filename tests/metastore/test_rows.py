@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sa_asherah.core.ports import KeyRow
 from sa_asherah.errors import MetastoreError
+from sa_asherah.metastore import open_metastore
 from tests.metastore.backends import AsyncBackend, Backend, SyncBackend, engine_of, memory_engine, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from sa_asherah.core.ports import KeyRow
 
 START = 1_800_000_000
 """2027-01-15 08:00:00 UTC."""
@@ -102,6 +104,78 @@ def test_a_taken_place_is_left_as_it_is(backend: Backend) -> None:
     assert len(found) == 2
 
 
+def versions(backend: Backend, key_id: str) -> list[KeyRow]:
+    return list(backend.run(lambda key_rows: key_rows.versions(key_id)))
+
+
+def replace(backend: Backend, row: KeyRow, text: str) -> bool:
+    return backend.run(lambda key_rows: key_rows.replace(row, text))
+
+
+def test_all_versions_of_one_id_newest_first(backend: Backend) -> None:
+    dates = (START, START + 3_600, START + 60)
+    insert(backend, [row(key_id, created) for key_id in ("_SK_s_p", "_SK_s_p_eu", "_SK_S_p") for created in dates])
+    found = versions(backend, "_SK_s_p")
+    assert [(one.id, one.created) for one in found] == [("_SK_s_p", START + n) for n in (3_600, 60, 0)]
+    assert found == [exact_row(backend, one.id, one.created) for one in found]
+    assert versions(backend, "_SK_s") == []
+
+
+def exact_row(backend: Backend, key_id: str, created: int) -> KeyRow:
+    place = (key_id, created)
+    return backend.run(lambda key_rows: key_rows.exact([place]))[place]
+
+
+def test_a_record_is_replaced_where_it_is_exactly_the_one_that_was_read(backend: Backend) -> None:
+    insert(backend, [row("_SK_s_p", START, Key="YQ=="), row("_SK_s_p", START + 1, Key="YQ=="), row("_IK_7_s_p", START)])
+    before = versions(backend, "_SK_s_p")
+    target = before[1]
+    new = row("_SK_s_p", START, Key="Yg==", Note="José 患者 \\ \" '").text
+    assert replace(backend, target, new)
+    assert json.loads(exact_row(backend, "_SK_s_p", START).text) == json.loads(new)
+    assert versions(backend, "_SK_s_p")[0] == before[0]
+    assert not replace(backend, target, row("_SK_s_p", START, Key="Yw==").text), "what was read is gone"
+    assert json.loads(exact_row(backend, "_SK_s_p", START).text) == json.loads(new)
+    assert replace(backend, exact_row(backend, "_SK_s_p", START), target.text), "and back"
+
+
+def test_a_record_that_only_looks_the_same_is_not_replaced(backend: Backend) -> None:
+    insert(backend, [row("_SK_s_p", START, Key="YQ==")])
+    read = exact_row(backend, "_SK_s_p", START)
+    others = [
+        KeyRow(read.id, read.created, read.text.replace("YQ", "yq")),
+        KeyRow(read.id, read.created, read.text + " "),
+        KeyRow("_SK_S_p", read.created, read.text),
+        KeyRow(read.id, read.created + 1, read.text),
+        KeyRow("_SK_x_p", read.created, read.text),
+    ]
+    assert [replace(backend, other, row("_SK_s_p", START, Key="Yg==").text) for other in others] == [False] * 5
+    assert versions(backend, "_SK_s_p") == [read]
+
+
+@pytest.mark.parametrize("database", ["sqlite", *SERVERS])
+def test_of_several_that_replace_a_record_at_once_exactly_one_wins(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    url: str = request.getfixturevalue(f"{database}_url")
+    for backend in _backend(database, request):
+        insert(backend, [row("_SK_s_p", START)])
+        read = exact_row(backend, "_SK_s_p", START)
+        texts = [row("_SK_s_p", START, Key=key).text for key in ("YQ==", "Yg==", "Yw==", "ZA==")]
+        together = threading.Barrier(len(texts))
+
+        def attempt(text: str, read: KeyRow = read, together: threading.Barrier = together) -> bool:
+            with engine_of(url) as engine:  # as another process
+                metastore = open_metastore(engine, separate=True)
+                together.wait(30)
+                return metastore.run(lambda key_rows: key_rows.replace(read, text), writing=True)
+
+        with ThreadPoolExecutor(len(texts)) as pool:
+            outcomes = list(pool.map(attempt, texts))
+        assert sum(outcomes) == 1
+        assert json.loads(exact_row(backend, "_SK_s_p", START).text) == json.loads(texts[outcomes.index(True)])
+
+
 def test_ids_are_exact_in_case_accents_spaces_and_length(backend: Backend) -> None:
     ids = [
         "_IK_Bob_s_p",
@@ -159,6 +233,7 @@ def test_other_programs_rows_are_not_ours(sqlite: Backend) -> None:
     sqlite.sql("INSERT INTO encryption_key VALUES ('__asherah_internal:x', '2000-01-01 00:00:00', 'x')")
     assert newest(sqlite, ["_IK_7_s_p", "_IK_8_s_p"]) == {"_IK_7_s_p": START}
     assert set(exact(sqlite, [("_IK_7_s_p", START + n) for n in range(100)])) == {("_IK_7_s_p", START)}
+    assert [one.created for one in versions(sqlite, "_IK_7_s_p")] == [START]
 
 
 def test_rows_of_other_programs_on_postgresql(request: pytest.FixtureRequest) -> None:
@@ -167,6 +242,7 @@ def test_rows_of_other_programs_on_postgresql(request: pytest.FixtureRequest) ->
         for created in ("infinity", "-infinity", "2027-01-15 08:00:01.5+00", "0044-03-15 00:00:00+00 BC"):
             backend.sql(f"INSERT INTO encryption_key VALUES ('_IK_7_s_p', '{created}', '{{}}')")  # noqa: S608
         assert newest(backend, ["_IK_7_s_p"]) == {"_IK_7_s_p": START}
+        assert [one.created for one in versions(backend, "_IK_7_s_p")] == [START]
 
 
 def test_only_a_taken_place_is_forgiven(server: Backend) -> None:
@@ -183,3 +259,7 @@ def test_a_missing_table_is_named_with_the_remedy(backend: Backend) -> None:
     backend.sql("DROP TABLE encryption_key")
     with pytest.raises(MetastoreError, match="create_metastore"):
         newest(backend, ["_IK_7_s_p"])
+    with pytest.raises(MetastoreError, match="create_metastore"):
+        versions(backend, "_IK_7_s_p")
+    with pytest.raises(MetastoreError, match="create_metastore"):
+        replace(backend, row("_IK_7_s_p", START), "{}")

@@ -196,6 +196,24 @@ def test_the_schema_of_the_application_is_used(postgresql_url: str) -> None:
             assert connection.execute(text("SELECT count(*) FROM tenant.encryption_key")).scalar() == 2
 
 
+def test_the_other_database_of_the_application_is_used(mariadb_url: str) -> None:
+    with engine_of(mariadb_url) as plain:
+        tenant = f"{plain.url.database}_tenant"
+        with plain.begin() as connection:
+            connection.execute(text(f"CREATE DATABASE {tenant} CHARACTER SET utf8mb4"))
+        try:
+            engine = plain.execution_options(schema_translate_map={None: tenant})
+            create(engine)
+            key = hierarchy(engine).encryption_keys(["7"])["7"]
+            assert hierarchy(engine).decryption_key("7", key.created).secret == key.secret
+            with plain.connect() as connection:
+                count = text(f"SELECT count(*) FROM {tenant}.encryption_key")  # noqa: S608 # a name of the test's own
+                assert connection.execute(count).scalar() == 2
+        finally:
+            with plain.begin() as connection:
+                connection.execute(text(f"DROP DATABASE {tenant}"))
+
+
 def test_the_applications_json_serializer_takes_no_part(postgresql_url: str) -> None:
     def refuse(*_args: object) -> Any:
         raise AssertionError("the application's serializer was called")

@@ -39,7 +39,7 @@ class Site:
 
     def attach(self) -> Asherah:
         """Attach as a process that just started."""
-        kms = VaultTransitKMS(addr=self.server.addr, key=self.key, token=self.token, mount=self.mount)
+        kms = VaultTransitKMS(addr=self.server.addr, key=self.key, token=self.token, mount=self.mount, deadline=0.5)
         self.asherah = Asherah("records", "clinic", kms, rotation_grace=dt.timedelta(0), clock=lambda: self.now)
         self.asherah.attach(self.engine)
         return self.asherah

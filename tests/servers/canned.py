@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
 import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from tests.servers.certificates import Authority
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -33,7 +29,12 @@ class CannedServer:
         behaviour: `answer`, `cut` (off in the middle), `hang` (say nothing until the end) or `drop` (the connection).
         tls: Speak TLS with this context.
         then: The behaviour after the first request.
+        on: The behaviour for some paths.
+        headers: Further headers of the answer.
+        first: Status and text of the first answers, before `status` and `body` come to hold.
         received: The headers of all requests.
+        asked: Their paths.
+        sent: Their bodies.
     """
 
     status: int = 200
@@ -43,7 +44,12 @@ class CannedServer:
     behaviour: str = "answer"
     tls: ssl.SSLContext | None = None
     then: str = ""
+    on: dict[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    first: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     received: list[Message] = field(default_factory=list["Message"])
+    asked: list[str] = field(default_factory=list[str])
+    sent: list[bytes] = field(default_factory=list[bytes])
 
     def __enter__(self) -> Self:
         self._ended = threading.Event()
@@ -83,43 +89,32 @@ class CannedServer:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         behaviour = self.then if self.then and self.received else self.behaviour
+        behaviour = self.on.get(handler.path, behaviour)
+        status, text = (
+            self.first[len(self.received)] if len(self.received) < len(self.first) else (self.status, self.body)
+        )
         self.received.append(handler.headers)
-        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        self.asked.append(handler.path)
+        self.sent.append(handler.rfile.read(int(handler.headers.get("Content-Length") or 0)))
         handler.close_connection = behaviour != "answer"
         if behaviour == "hang":
             self._ended.wait()
         if behaviour in {"hang", "drop"}:
             return
-        body = self.body.encode()
-        handler.send_response(self.status)
+        body = text.encode()
+        handler.send_response(status)
         handler.send_header("Content-Type", self.content_type)
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
         if self.location:
             handler.send_header("Location", self.location)
-        if self.status != 204:
+        if status != 204:
             handler.send_header("Content-Length", str(len(body) + (behaviour == "cut")))
         handler.end_headers()
         handler.wfile.write(body)
 
 
 def self_signed(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
-    """Make a certificate for a host; return its PEM file, which vouches for itself, and a server's context with it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = dt.datetime.now(dt.UTC)
-    alternative = x509.DNSName(name) if name[0].isalpha() else x509.IPAddress(ipaddress.ip_address(name))
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, key_pem = folder / f"{name}.pem", folder / f"{name}-key.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, key_pem)
-    return pem, context
+    """Make a certificate for a host; return the PEM file that vouches for it, and a server's context with it."""
+    authority = Authority(folder, f"{name}-authority")
+    return authority.pem, authority.server(name).server_context()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import hvac
 import requests
 
+from tests.servers.certificates import Authority
 from tests.servers.process import (
     Daemon,
     ServerUnavailableError,
@@ -84,22 +85,22 @@ class OpenBao:
         return mount, key
 
     def token(self, policy: str, **options: Any) -> str:
-        """Make a token that has this policy and no other."""
-        name = f"policy-{next(_numbers)}"
-        self.root.sys.create_or_update_policy(name, policy)
+        """Make a token that has this policy and, unless the options say otherwise, no other."""
         made = self.root.adapter.post(
-            "/v1/auth/token/create", json={"policies": [name], "no_default_policy": True, **options}
+            "/v1/auth/token/create", json={"policies": [self.policy(policy)], "no_default_policy": True, **options}
         )
         token: str = made["auth"]["client_token"]
         return token
 
+    def policy(self, text: str) -> str:
+        """Store a policy under a new name; return the name."""
+        name = f"policy-{next(_numbers)}"
+        self.root.sys.create_or_update_policy(name, text)
+        return name
+
     def transit_token(self, mount: str, key: str, **options: Any) -> str:
         """Make a token with the least policy that suffices for the key."""
-        return self.token(
-            f'path "{mount}/encrypt/{key}" {{ capabilities = ["update"] }}\n'
-            f'path "{mount}/decrypt/{key}" {{ capabilities = ["update"] }}\n',
-            **options,
-        )
+        return self.token(transit_policy(mount, key), **options)
 
     def health(self) -> int | None:
         """Return the status of the health check, None if nothing answers."""
@@ -129,6 +130,7 @@ class OpenBao:
             env={"HOME": str(self.folder), "PATH": "/usr/bin:/bin"},
         )
         resources.callback(daemon.stop)
+        self._daemon = daemon
 
 
 class SealableOpenBao(OpenBao):
@@ -136,12 +138,17 @@ class SealableOpenBao(OpenBao):
 
     Args:
         initialise: Initialise and unseal it at once.
+        tls: Speak TLS with a certificate of `authority`, which issues certificates for clients, too.
+        audited: Keep an audit file for `audit`.
         **config: Members added to the server's configuration.
     """
 
-    def __init__(self, *, initialise: bool = True, **config: Any) -> None:
-        super().__init__()
+    authority: Authority
+
+    def __init__(self, *, initialise: bool = True, tls: bool = False, audited: bool = False, **config: Any) -> None:
+        super().__init__(tls=tls)
         self._initialise = initialise
+        self._audited = audited
         self._config = config
         self._unseal_key = ""
 
@@ -159,14 +166,38 @@ class SealableOpenBao(OpenBao):
         """Open the server again."""
         self.root.sys.submit_unseal_key(self._unseal_key)
 
+    def audit(self, path: str) -> list[dict[str, Any]]:
+        """Return the audited answers to requests for a path, oldest first; secrets in them are hashed."""
+        lines = (self.folder / "audit").read_text().split("\n")[:-1]  # without one that is being written
+        entries = (json.loads(line) for line in lines if path in line)
+        return [entry for entry in entries if entry["type"] == "response" and entry["request"]["path"] == path]
+
     def _boot(self, resources: contextlib.ExitStack) -> None:
-        listener = {"tcp": {"address": f"127.0.0.1:{self.port}", "tls_disable": True}}
-        config = self.folder / "config.json"
-        config.write_text(json.dumps({"storage": {"inmem": {}}, "listener": [listener], **self._config}))
-        hand_over(config)
-        self._start(resources, [f"-config={config}"], ready_status=501)
+        settings: dict[str, Any] = {"storage": {"inmem": {}}, "listener": [{"tcp": self._listener()}]}
+        if self._audited:
+            file = {"type": "file", "path": "to-file", "options": {"file_path": str(self.folder / "audit")}}
+            settings["audit"] = [file]
+        self._config_file = self.folder / "config.json"
+        self._config_file.write_text(json.dumps({**settings, **self._config}))
+        hand_over(self._config_file)
+        self._start(resources, [f"-config={self._config_file}"], ready_status=501)
         if self._initialise:
             self.initialise()
+
+    def _listener(self) -> dict[str, Any]:
+        listener: dict[str, Any] = {"address": f"127.0.0.1:{self.port}", "tls_disable": not self._tls}
+        if self._tls:
+            self.authority = Authority(self.folder)
+            pair, self.ca_cert = self.authority.server("127.0.0.1"), self.authority.pem
+            listener |= {"tls_cert_file": str(pair.cert), "tls_key_file": str(pair.key)}
+            self._session.verify = str(self.ca_cert)
+        return listener
+
+
+def transit_policy(mount: str, key: str) -> str:
+    """Return the least policy that suffices for the key."""
+    paths = [f"{mount}/{operation}/{key}" for operation in ("encrypt", "decrypt")]
+    return "".join(f'path "{path}" {{ capabilities = ["update"] }}\n' for path in paths)
 
 
 def _program(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -17,30 +18,43 @@ from sa_asherah.errors import (
     KmsPermissionError,
     KmsUnavailableError,
 )
+from sa_asherah.kms.vault.failure import TRANSIT, subject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from sa_asherah.kms.vault.connection import Answer, Operation
+    from sa_asherah.kms.vault.connection import Answer
     from sa_asherah.kms.vault.settings import VaultSettings
 
-__all__ = ["foreign_ciphertext", "members", "not_from_vault", "refusal"]
+__all__ = ["foreign_ciphertext", "is_transient", "items", "members", "not_from_vault", "patience", "refusal", "words"]
 
 _QUOTED = 200
 _FOREIGN = "not a Vault Transit ciphertext (encrypted by another KMS?)"
+_KEY_TYPE = ": use a Transit key of type aes256-gcm96 or chacha20-poly1305 (VAULT_TRANSIT_KEY)"
 _NO_ENGINE = ": no Transit engine at '{mount}/' (VAULT_TRANSIT_MOUNT)"
 # Besides 5xx: request timeout, precondition failed, too early, too many requests, and Vault's 472 and 473 (standbys).
 _TRANSIENT = frozenset({408, 412, 425, 429, 472, 473})
+_FINAL, _TO_THE_END = 0.0, math.inf
+_LAG_SECONDS = 2.0  # a standby learns of a new version of the key within a third of a second
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a text of Vault's means, and what is to be said after it."""
+    """What a text of Vault's means.
+
+    Attributes:
+        text: The text, or a part of it.
+        error: What to raise.
+        advice: What to say after it.
+        patience: Seconds for which to ask again.
+        quotes: Whether Vault's own words stand before the advice.
+    """
 
     text: str
     error: type[AsherahError]
     advice: str
-    retryable: bool = False
+    patience: float = _FINAL
+    quotes: bool = True
 
 
 # By text, whatever the status: some Vault versions answer 500 where others answer 400. The first that fits counts.
@@ -66,8 +80,8 @@ _RULES = (
     _Rule(
         "message authentication failed",
         KmsCiphertextError,
-        ": the wrapped key is damaged, or was wrapped by another Transit key, in another namespace, with associated "
-        "data, or before Transit key '{key}' was deleted and created again",
+        ": the wrapped key is damaged, or was wrapped by another Transit key, in another namespace, with another "
+        "VAULT_TRANSIT_AAD, service or product, or before Transit key '{key}' was deleted and created again",
     ),
     _Rule(
         "disallowed by policy (too old)",
@@ -84,69 +98,141 @@ _RULES = (
         KmsCiphertextError,
         ": this node does not know the newest version of Transit key '{key}' yet; try again. If it stays so, Vault was "
         "restored from before the rotation",
-        retryable=True,
+        _LAG_SECONDS,
     ),
-    _Rule(
-        "not supported for key type",
-        ConfigurationError,
-        ": use a Transit key of type aes256-gcm96 or chacha20-poly1305 (VAULT_TRANSIT_KEY)",
-    ),
+    _Rule("not supported for key type", ConfigurationError, _KEY_TYPE),
+    _Rule("non-AEAD cipher suite", ConfigurationError, _KEY_TYPE),
     _Rule(
         "for key derivation",
         ConfigurationError,
         ": Transit key '{key}' is a derived one; use one made without 'derived' (VAULT_TRANSIT_KEY)",
     ),
-    _Rule("Vault is sealed", KmsUnavailableError, " (VAULT_ADDR={addr}); unseal it", retryable=True),
-    _Rule("Vault is not initialised", KmsUnavailableError, " (VAULT_ADDR={addr})", retryable=True),
-    _Rule("rate limit quota exceeded", KmsUnavailableError, "; try again later, or raise the quota", retryable=True),
-    _Rule("active cluster node not found", KmsUnavailableError, "; Vault has no leader now", retryable=True),
+    _Rule("illegal base64", KmsUnavailableError, ""),
+    _Rule("certificate has expired", KmsAuthError, ": put a new certificate in the place of VAULT_CLIENT_CERT"),
+    _Rule("could not load backend configuration", KmsAuthError, ": the Vault operator must configure this method"),
+    _Rule("Vault is sealed", KmsUnavailableError, " (VAULT_ADDR={addr}); unseal it", _TO_THE_END),
+    _Rule("Vault is not initialised", KmsUnavailableError, " (VAULT_ADDR={addr})", _TO_THE_END),
+    _Rule("rate limit quota exceeded", KmsUnavailableError, "; try again later, or raise the quota", _TO_THE_END),
+    _Rule("active cluster node not found", KmsUnavailableError, "; Vault has no leader now", _TO_THE_END),
     _Rule(
         "internal error",
         KmsUnavailableError,
         " (the Vault operator should look at audit devices)",
-        retryable=True,
+        _TO_THE_END,
     ),
 )
-_POLICY = ". Check: vault token capabilities {mount}/{operation}/{key}; key and mount exist; namespace"
-_TOKEN = (
-    ". The token is expired or revoked; VAULT_AUTH_METHOD=token cannot renew it: set a new VAULT_TOKEN. With an older "
-    "Vault it may also lack the right" + _POLICY
+_CHECK = ". Check: vault token capabilities {path}; key and mount exist; namespace"
+_POLICY = _Rule("", KmsPermissionError, _CHECK)
+_DEAD = _Rule(
+    "",
+    KmsAuthError,
+    ". The token is expired or revoked; {hint}. With an older Vault it may also lack the right" + _CHECK,
+)
+_SERVED = _Rule("", KmsUnavailableError, "")
+_NOTHING = _Rule("", ConfigurationError, ": nothing is there; check the path in VAULT_ADDR={addr}")
+_REDIRECTED = _Rule(
+    "",
+    KmsUnavailableError,
+    "redirected (HTTP {status}) to {target}; redirects are not followed to an address that VAULT_ADDR does not name, "
+    "since they would carry the token and the system key there. Set VAULT_ADDR to all nodes, or to a load balancer "
+    "that answers itself",
+    _TO_THE_END,
+    quotes=False,
+)
+# Measured with kv and cubbyhole: any path may be written there, and what was sent is kept.
+_STORED = _Rule(
+    "",
+    ConfigurationError,
+    "HTTP 204" + _NO_ENGINE + ". The engine there has probably stored what was sent: delete '{path}' in it",
+    quotes=False,
 )
 
 
-def refusal(answer: Answer, operation: Operation, settings: VaultSettings, sent: str) -> AsherahError:
+def refusal(answer: Answer, operation: str, settings: VaultSettings, hint: str = "") -> AsherahError:
     """Explain an answer that is no success.
 
     Args:
-        answer: The answer.
+        answer: The answer; what was sent is not repeated, should it quote that.
         operation: What was asked.
         settings: How it was asked.
-        sent: What was sent; it is not repeated, should the answer quote it.
+        hint: Why no other token cured a 403.
 
     Returns:
         The error to raise.
     """
-    if 300 <= answer.status < 400:  # noqa: PLR2004 # HTTP's class of redirects
-        return _redirected(answer, operation)
-    if answer.status == 204:  # noqa: PLR2004 # No Content: how engines that store things answer
-        return _stored(operation, settings)
-    texts = _errors(answer.body)
-    if texts is None:
-        return not_from_vault(operation, answer.status)
-    said = _said(texts, (settings.token, sent))
-    rule = next((rule for rule in _RULES if rule.text in said), None) or _by_status(answer.status, said)
+    rule = _rule(answer)
     advice = rule.advice.format(
         mount=settings.mount,
         key=settings.key,
         namespace=settings.namespace or "",
-        addr=settings.addr,
-        operation=operation,
+        addr=answer.node or settings.addr,
+        path=f"{settings.mount}/{operation if operation in TRANSIT else 'encrypt'}/{settings.key}",
+        status=answer.status,
+        target=_host(answer.location),
+        hint=hint,
     )
-    message = f"Vault Transit {operation} failed: {said or f'HTTP {answer.status}'}{advice}"
-    kind = rule.error
+    said = (words(answer.body, answer.secrets) or f"HTTP {answer.status}") if rule.quotes else ""
+    message, kind = f"{subject(operation)} failed: {said}{advice}", rule.error
     if issubclass(kind, KmsError):
-        return kind(message, retryable=rule.retryable, operation=operation, status=answer.status)
+        return kind(message, retryable=rule.patience > 0, operation=operation, status=answer.status)
     return kind(message)
+
+
+def patience(answer: Answer) -> float:
+    """Tell for how long it makes sense to ask again.
+
+    Args:
+        answer: The answer.
+
+    Returns:
+        Seconds: 0 for a final answer, infinite for a fault that passes.
+    """
+    if items(answer) is not None:  # of a batch; each speaks for itself
+        return _FINAL
+    return _rule(answer).patience
+
+
+def is_transient(status: int) -> bool:
+    """Tell what an HTTP status means if the text that comes with it says nothing.
+
+    Args:
+        status: The status.
+
+    Returns:
+        Whether the fault may pass.
+    """
+    return status >= 500 or status in _TRANSIENT  # noqa: PLR2004 # HTTP's class of server errors
+
+
+def words(body: object, secrets: Sequence[str]) -> str | None:
+    """Return Vault's own words in one line.
+
+    Args:
+        body: The body of an answer.
+        secrets: What they must not repeat.
+
+    Returns:
+        The words, without the secrets and cut if they are long; `None` if the body is no error of Vault's.
+    """
+    said = _said(body)
+    if said is None:
+        return None
+    for secret in secrets:
+        said = said.replace(secret, "…")
+    return said if len(said) <= _QUOTED else said[: _QUOTED - 1] + "…"
+
+
+def items(answer: Answer) -> list[Mapping[str, object]] | None:
+    """Return the results of a batch, which come with an error status, too.
+
+    Args:
+        answer: The answer.
+
+    Returns:
+        One object for each item; `None` if it is no answer to a batch.
+    """
+    results = members(members(answer.body).get("data")).get("batch_results")
+    return [members(result) for result in cast("list[object]", results)] if isinstance(results, list) else None
 
 
 def members(body: object) -> Mapping[str, object]:
@@ -161,7 +247,7 @@ def members(body: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", body) if isinstance(body, dict) else {}
 
 
-def not_from_vault(operation: Operation, status: int) -> KmsUnavailableError:
+def not_from_vault(operation: str, status: int) -> KmsUnavailableError:
     """Say that something else answered, without quoting it: it may repeat what it was sent.
 
     Args:
@@ -171,12 +257,9 @@ def not_from_vault(operation: Operation, status: int) -> KmsUnavailableError:
     Returns:
         The error to raise.
     """
-    return KmsUnavailableError(
-        f"Vault Transit {operation} failed: answer is not from Vault (proxy or wrong port?); HTTP {status}",
-        retryable=status < 400 or _is_transient(status),  # noqa: PLR2004 # HTTP's first class of errors
-        operation=operation,
-        status=status,
-    )
+    rule = _stranger(status)
+    message = f"{subject(operation)} failed: {rule.advice.format(status=status)}"
+    return KmsUnavailableError(message, retryable=rule.patience > 0, operation=operation, status=status)
 
 
 def foreign_ciphertext(reason: str = _FOREIGN) -> KmsCiphertextError:
@@ -194,54 +277,46 @@ def foreign_ciphertext(reason: str = _FOREIGN) -> KmsCiphertextError:
     )
 
 
-def _redirected(answer: Answer, operation: Operation) -> KmsUnavailableError:
-    # The host only: the rest may hold anything.
-    host = re.match(r"https?://((?:[A-Za-z0-9.-]{1,255}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?)(?:/|$)", answer.location)
-    return KmsUnavailableError(
-        f"Vault Transit {operation} failed: redirected (HTTP {answer.status}) to "
-        f"{repr(host[1]) if host else 'another address'}; redirects are not followed, since they would carry the token "
-        "and the system key there. Set VAULT_ADDR to a node or load balancer that answers itself",
-        retryable=True,
-        operation=operation,
-        status=answer.status,
-    )
-
-
-def _stored(operation: Operation, settings: VaultSettings) -> ConfigurationError:
-    # Measured with kv and cubbyhole: any path may be written there, and what was sent is kept.
-    path = f"{settings.mount}/{operation}/{settings.key}"
-    return ConfigurationError(
-        f"Vault Transit {operation} failed: HTTP 204{_NO_ENGINE.format(mount=settings.mount)}. The engine there has "
-        f"probably stored what was sent: delete '{path}' in it"
-    )
+def _rule(answer: Answer) -> _Rule:
+    """Decide what an answer means: the one place for it."""
+    status = answer.status
+    if 300 <= status < 400:  # noqa: PLR2004 # HTTP's class of redirects
+        return _REDIRECTED
+    if status == 204:  # noqa: PLR2004 # No Content: how engines that store things answer
+        return _STORED
+    said = _said(answer.body)
+    if status < 300 and members(answer.body):  # noqa: PLR2004 # HTTP's class of successes
+        return _SERVED
+    if said is None:
+        return _stranger(status)
+    return next((rule for rule in _RULES if rule.text in said), None) or _by_status(status, said)
 
 
 def _by_status(status: int, said: str) -> _Rule:
     if status == 403:  # noqa: PLR2004 # Forbidden
         # OpenBao tells a policy's refusal from a dead token by this form; newer Vaults by "invalid token".
-        if re.match("[0-9]+ errors? occurred", said) and "invalid token" not in said:
-            return _Rule("", KmsPermissionError, _POLICY)
-        return _Rule("", KmsAuthError, _TOKEN)
+        return _POLICY if re.match("[0-9]+ errors? occurred", said) and "invalid token" not in said else _DEAD
     if status == 404:  # noqa: PLR2004 # Not Found
-        return _Rule("", ConfigurationError, ": nothing is there; check the path in VAULT_ADDR={addr}")
-    return _Rule("", KmsUnavailableError, f" (HTTP {status})" if said else "", retryable=_is_transient(status))
+        return _NOTHING
+    advice = " (HTTP {status})" if said else ""
+    return _Rule("", KmsUnavailableError, advice, _TO_THE_END if is_transient(status) else _FINAL)
 
 
-def _is_transient(status: int) -> bool:
-    return status >= 500 or status in _TRANSIENT  # noqa: PLR2004 # HTTP's class of server errors
+def _stranger(status: int) -> _Rule:
+    passes = status < 400 or is_transient(status)  # noqa: PLR2004 # HTTP's first class of errors
+    advice = "answer is not from Vault (proxy or wrong port?); HTTP {status}"
+    return _Rule("", KmsUnavailableError, advice, _TO_THE_END if passes else _FINAL, quotes=False)
 
 
-def _errors(body: object) -> list[str] | None:
-    """Return the texts of an error answer of Vault's, None if it is not one."""
+def _host(location: str) -> str:
+    # The host only: the rest may hold anything.
+    host = re.match(r"https?://((?:[A-Za-z0-9.-]{1,255}|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?)(?:/|$)", location)
+    return repr(host[1]) if host else "another address"
+
+
+def _said(body: object) -> str | None:
     errors = members(body).get("errors")
     if not isinstance(errors, list):
         return None
-    return [str(error) for error in cast("list[object]", errors)]
-
-
-def _said(texts: list[str], secrets: tuple[str, ...]) -> str:
-    """Return Vault's own words in one line, without anything that was sent."""
-    said = " ".join("; ".join(texts).replace("* ", "").split())
-    for secret in secrets:
-        said = said.replace(secret, "…")
-    return said if len(said) <= _QUOTED else said[: _QUOTED - 1] + "…"
+    texts = (str(error) for error in cast("list[object]", errors))
+    return " ".join("; ".join(texts).replace("* ", "").split())

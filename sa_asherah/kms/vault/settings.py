@@ -3,53 +3,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
+import base64
+import json
 import math
 import os
 import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypedDict
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 from sa_asherah.config import read_flag, read_text
 from sa_asherah.errors import ConfigurationError
+from sa_asherah.kms.vault.address import checked_nodes
+from sa_asherah.kms.vault.credentials import CredentialOptions, Credentials, read_credentials
+from sa_asherah.kms.vault.environment import either, which
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["VaultOptions", "VaultSettings", "read_options"]
+__all__ = ["VaultOptions", "VaultSettings", "checked_key", "checked_mount", "read_options"]
 
 _CONNECT_SECONDS = 2.0
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
-_ADDRESS_FORM = "VAULT_ADDR must start with https:// (or http:// for development) and carry no /v1 path; got {!r}"
 
 
-class VaultOptions(TypedDict, total=False):
-    """Arguments of `VaultTransitKMS`; `VaultSettings` says what each means."""
+class VaultOptions(CredentialOptions, total=False):
+    """Arguments of `VaultTransitKMS`; `VaultSettings` and `Credentials` say what each means."""
 
     addr: str
     key: str
-    token: str
     mount: str
     namespace: str | None
     allow_http: bool
     ca_cert: str | os.PathLike[str] | None
     skip_verify: bool
     timeout: float
+    deadline: float
+    bind_context: bool
+    service: str | None
+    product: str | None
+    startup_jitter: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultSettings:
-    """How to reach one Transit key. The token shows in no `repr`, and the settings cannot be pickled.
+    """How to reach one Transit key. No secret shows in a `repr`, and the settings cannot be pickled.
 
     Attributes:
-        addr: Address of Vault, `https://host:port`, perhaps with a path before `/v1`. Plain `http` is taken for this
-            machine only, and never sent through a proxy.
+        credentials: Who asks.
+        addr: Address of Vault, `https://host:port`, perhaps with a path before `/v1`; or those of several nodes of one
+            cluster, separated by commas. Plain `http` is taken for this machine only, and never sent through a proxy.
         key: Name of the Transit key. It must exist: it is never created here.
-        token: The token; it needs `update` on `<mount>/encrypt/<key>` and `<mount>/decrypt/<key>`, nothing else.
         mount: Where the Transit engine is mounted.
         namespace: Namespace of the engine.
         allow_http: Take plain `http` for other machines too: the system key then travels in clear text.
@@ -57,17 +62,45 @@ class VaultSettings:
             system's.
         skip_verify: Do not verify Vault's certificate: anyone on the network can then read the system key.
         timeout: Seconds to wait for an answer; a connection gets the same, at most 2.
+        deadline: Seconds that one call may take, logging in and repeating it included.
+        bind_context: Bind each wrapped key to service and product: Vault then opens it with the same names only. A
+            setting for good, since a key wrapped with it does not open without it, nor the other way round.
+        service: Name of the service, for `bind_context`.
+        product: Name of the product, for `bind_context`.
+        startup_jitter: The first login waits a random number of seconds up to this one.
     """
 
+    credentials: Credentials
     addr: str = ""
     key: str = ""
-    token: str = field(default="", repr=False)
     mount: str = "transit"
     namespace: str | None = None
     allow_http: bool = False
     ca_cert: str | os.PathLike[str] | None = None
     skip_verify: bool = False
     timeout: float = 5.0
+    deadline: float = 20.0
+    bind_context: bool = False
+    service: str | None = None
+    product: str | None = None
+    startup_jitter: float = 0.0
+
+    @classmethod
+    def of(cls, options: VaultOptions) -> Self:
+        """Make settings of the options.
+
+        Args:
+            options: The options; those of authentication become `credentials`.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigurationError: A value is missing, malformed or unsafe.
+        """
+        asking = {name: value for name, value in options.items() if name in CredentialOptions.__annotations__}
+        others = {name: value for name, value in options.items() if name not in asking}
+        return cls(credentials=Credentials(**cast("CredentialOptions", asking)), **cast("Any", others))
 
     def __post_init__(self) -> None:
         """Bring the values into their canonical form and check them.
@@ -76,16 +109,28 @@ class VaultSettings:
             ConfigurationError: A value is missing, malformed or unsafe.
         """
         canonical = {
-            "addr": _checked_addr(self.addr.strip(), allow_http=self.allow_http),
-            "key": _checked_key(self.key.strip()),
-            "token": _checked_token(self.token.strip()),
-            "mount": _checked_mount(self.mount.strip().strip("/")),
+            "addr": ",".join(checked_nodes(self.addr.strip(), allow_http=self.allow_http)),
+            "key": checked_key(self.key.strip()),
+            "mount": checked_mount(self.mount.strip().strip("/")),
             "namespace": _checked_namespace((self.namespace or "").strip()),
             "ca_cert": _checked_ca(os.fspath(self.ca_cert or "").strip()),
-            "timeout": _checked_timeout(self.timeout),
+            "timeout": _checked_seconds("VAULT_CLIENT_TIMEOUT", self.timeout),
+            "deadline": _checked_seconds("VAULT_RETRY_DEADLINE", self.deadline),
+            "startup_jitter": _checked_seconds("VAULT_STARTUP_JITTER", self.startup_jitter, or_zero=True),
         }
         for name, value in canonical.items():
             object.__setattr__(self, name, value)
+        self.credentials.check_transport(is_encrypted=self.is_encrypted)
+        if self.bind_context and not (self.service and self.product):
+            raise ConfigurationError(
+                "VAULT_TRANSIT_AAD=1 needs the names that wrapped keys are bound to: service and product "
+                "(SERVICE_NAME, PRODUCT_ID)"
+            )
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The addresses, one of each node."""
+        return tuple(self.addr.split(","))
 
     @property
     def verify(self) -> bool | str:
@@ -99,11 +144,20 @@ class VaultSettings:
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the connection is TLS."""
+        """Whether the connections are TLS."""
         return self.addr.startswith("https:")
 
+    @property
+    def context(self) -> str | None:
+        """What wrapped keys are bound to: canonical JSON of service and product in base64, `None` unless asked for."""
+        if not self.bind_context:
+            return None
+        names = {"product": self.product, "service": self.service}
+        text = json.dumps(names, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        return base64.b64encode(text.encode()).decode()
+
     def __reduce__(self) -> NoReturn:
-        raise TypeError("VaultSettings hold a token and cannot be pickled")
+        raise TypeError("VaultSettings hold secrets and cannot be pickled")
 
 
 def read_options(environ: Mapping[str, str], explicit: VaultOptions) -> VaultOptions:
@@ -117,23 +171,23 @@ def read_options(environ: Mapping[str, str], explicit: VaultOptions) -> VaultOpt
         The options that are set anywhere.
 
     Raises:
-        ConfigurationError: `VAULT_*` and `BAO_*` contradict each other, a flag or number is malformed, or another
-            authentication method is asked for.
+        ConfigurationError: `VAULT_*` and `BAO_*` contradict each other, or a flag or number is malformed.
     """
-    method = read_text(environ, "VAULT_AUTH_METHOD") or "token"
-    if method != "token":
-        raise ConfigurationError(f"VAULT_AUTH_METHOD must be token, the only method of this version; got {method!r}")
-    options = VaultOptions()
+    options = cast("VaultOptions", {**read_credentials(environ, explicit)})
     readers: dict[str, Callable[[], object]] = {
-        "addr": lambda: _either(environ, "ADDR"),
-        "key": lambda: read_text(environ, "VAULT_TRANSIT_KEY"),
-        "token": lambda: _either(environ, "TOKEN"),
-        "mount": lambda: read_text(environ, "VAULT_TRANSIT_MOUNT"),
-        "namespace": lambda: _either(environ, "NAMESPACE"),
-        "allow_http": lambda: read_flag(environ, "VAULT_ALLOW_HTTP"),
-        "ca_cert": lambda: _either(environ, "CACERT") or _either(environ, "CAPATH"),
-        "skip_verify": lambda: read_flag(environ, _which(environ, "SKIP_VERIFY")),
-        "timeout": lambda: _seconds(_either(environ, "CLIENT_TIMEOUT")),
+        "addr": lambda: either(environ, "ADDR"),
+        "key": lambda: either(environ, "TRANSIT_KEY"),
+        "mount": lambda: either(environ, "TRANSIT_MOUNT"),
+        "namespace": lambda: either(environ, "NAMESPACE"),
+        "allow_http": lambda: read_flag(environ, which(environ, "ALLOW_HTTP")),
+        "ca_cert": lambda: either(environ, "CACERT") or either(environ, "CAPATH"),
+        "skip_verify": lambda: read_flag(environ, which(environ, "SKIP_VERIFY")),
+        "timeout": lambda: _seconds(either(environ, "CLIENT_TIMEOUT")),
+        "deadline": lambda: _seconds(either(environ, "RETRY_DEADLINE")),
+        "bind_context": lambda: read_flag(environ, which(environ, "TRANSIT_AAD")),
+        "service": lambda: read_text(environ, "SERVICE_NAME"),
+        "product": lambda: read_text(environ, "PRODUCT_ID"),
+        "startup_jitter": lambda: _seconds(either(environ, "STARTUP_JITTER")),
     }
     for name, read in readers.items():
         value = explicit.get(name)
@@ -144,66 +198,24 @@ def read_options(environ: Mapping[str, str], explicit: VaultOptions) -> VaultOpt
     return options
 
 
-def _which(environ: Mapping[str, str], name: str) -> str:
-    """Return the variable of the two command line tools that is set; VAULT_* if none is."""
-    vault, bao = read_text(environ, f"VAULT_{name}"), read_text(environ, f"BAO_{name}")
-    if vault and bao and vault != bao:
-        raise ConfigurationError(f"VAULT_{name} and BAO_{name} are both set and differ; remove one of them")
-    return f"BAO_{name}" if bao else f"VAULT_{name}"
-
-
-def _either(environ: Mapping[str, str], name: str) -> str | None:
-    return read_text(environ, _which(environ, name))
-
-
 def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else math.nan
 
 
-def _checked_addr(addr: str, *, allow_http: bool) -> str:
-    if not addr:
-        raise ConfigurationError("Vault Transit KMS: VAULT_ADDR is required, e.g. https://vault.example.com:8200")
-    if "," in addr:
-        raise ConfigurationError("VAULT_ADDR must be one address; for several nodes name their load balancer")
-    if re.search(r"[^!-~]|[@?#\\]", addr):  # not quoted: it may be a password
-        raise ConfigurationError(
-            "VAULT_ADDR must be a plain address, e.g. https://vault.example.com:8200, without user, password, query, "
-            "spaces or characters outside ASCII"
-        )
-    parts = _split(addr)
-    path = parts.path.rstrip("/") if parts else ""
-    if parts is None or parts.scheme not in {"https", "http"} or re.search("^/v1/|/v1$", path):
-        raise ConfigurationError(_ADDRESS_FORM.format(addr))
-    if parts.scheme == "http" and not (allow_http or _is_loopback(parts.hostname or "")):
-        raise ConfigurationError(
-            "VAULT_ADDR uses http:// for a remote host; the system key would travel in clear text. "
-            "Use https or set VAULT_ALLOW_HTTP=1"
-        )
-    return f"{parts.scheme}://{parts.netloc}{path}"
+def checked_key(key: str) -> str:
+    """Check the name of a Transit key: a single part of a path.
 
+    Args:
+        key: The name.
 
-def _split(addr: str) -> SplitResult | None:
-    """Split the address; None if host or port cannot be used."""
-    try:
-        parts = urlsplit(addr)
-        (parts.hostname or "").encode("idna")
-        usable = parts.hostname and parts.port != 0
-    except ValueError:
-        return None
-    return parts if usable else None
+    Returns:
+        The same.
 
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
-
-
-def _checked_key(key: str) -> str:
+    Raises:
+        ConfigurationError: It is missing or no such name.
+    """
     if not key:
         raise ConfigurationError("VAULT_TRANSIT_KEY is required, e.g. asherah-master")
     if not re.fullmatch(_NAME, key):
@@ -211,19 +223,21 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def _checked_mount(mount: str) -> str:
+def checked_mount(mount: str) -> str:
+    """Check where a Transit engine is mounted.
+
+    Args:
+        mount: The path, without slashes around it.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigurationError: It is no such path.
+    """
     if not all(re.fullmatch(_NAME, part) for part in mount.split("/")):
         raise ConfigurationError(f"VAULT_TRANSIT_MOUNT {mount!r} is not a valid mount path, e.g. transit")
     return mount
-
-
-def _checked_token(token: str) -> str:
-    if not token:
-        raise ConfigurationError("VAULT_AUTH_METHOD=token needs VAULT_TOKEN")
-    # Otherwise the HTTP library would raise an error that holds the token.
-    if not re.fullmatch("[!-~]+", token):
-        raise ConfigurationError("VAULT_TOKEN contains control characters, spaces or characters outside ASCII")
-    return token
 
 
 def _checked_namespace(namespace: str) -> str | None:
@@ -256,7 +270,7 @@ def _checked_ca(name: str) -> str | None:
     return name
 
 
-def _checked_timeout(timeout: float) -> float:
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ConfigurationError("VAULT_CLIENT_TIMEOUT must be a positive number of seconds")
-    return float(timeout)
+def _checked_seconds(name: str, seconds: float, *, or_zero: bool = False) -> float:
+    if not (math.isfinite(seconds) and (seconds > 0 or (or_zero and seconds == 0))):
+        raise ConfigurationError(f"{name} must be a positive number of seconds{', or 0' if or_zero else ''}")
+    return float(seconds)

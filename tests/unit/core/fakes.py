@@ -13,7 +13,7 @@ from sa_asherah.core import aead
 from sa_asherah.core.hierarchy import Hierarchy
 from sa_asherah.core.ids import KeyIds
 from sa_asherah.core.policy import CryptoPolicy
-from sa_asherah.core.ports import KeyRow, KeyRows
+from sa_asherah.core.ports import KeyManagementService, KeyRow, KeyRows
 from sa_asherah.errors import KmsUnavailableError, MetastoreUnavailableError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clock:
         return self.now
 
 
-class FakeKMS:
+class FakeKMS(KeyManagementService):
     def __init__(self, master_key: bytes = bytes(range(32)), delay: float = 0) -> None:
         self.calls: list[str] = []
         self.is_down = False
@@ -85,6 +85,19 @@ class Table:
     def exact(self, pairs: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], KeyRow]:
         self.calls.append(("exact", len(pairs)))
         return {pair: KeyRow(*pair, self.texts[pair]) for pair in pairs if pair in self.texts}
+
+    def versions(self, key_id: str) -> Sequence[KeyRow]:
+        self.calls.append(("versions", 1))
+        found = sorted((place for place in self.texts if place[0] == key_id), reverse=True)
+        return [KeyRow(*place, self.texts[place]) for place in found]
+
+    def replace(self, row: KeyRow, text: str) -> bool:
+        self.calls.append(("replace", 1))
+        with self._lock:
+            is_same = self.texts.get((row.id, row.created)) == row.text
+            if is_same:
+                self.texts[row.id, row.created] = text
+        return is_same
 
     def insert(self, rows: Sequence[KeyRow]) -> None:
         self.calls.append(("insert", len(rows)))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import pytest
 
 from sa_asherah.errors import ConfigurationError
 from sa_asherah.kms.vault import VaultTransitKMS
+from sa_asherah.kms.vault.address import named_node
 from sa_asherah.kms.vault.settings import VaultOptions, VaultSettings, read_options
 
 if TYPE_CHECKING:
@@ -20,11 +22,11 @@ ENVIRON = {"VAULT_ADDR": "https://vault.example.com:8200", "VAULT_TRANSIT_KEY": 
 
 def settings(**options: object) -> VaultSettings:
     own: dict[str, object] = {"addr": "https://vault.example.com:8200", "key": "asherah-master", "token": TOKEN}
-    return VaultSettings(**{**own, **options})  # type: ignore[arg-type] # also what the types forbid
+    return VaultSettings.of(VaultOptions(**{**own, **options}))  # type: ignore[typeddict-item] # also what the types forbid
 
 
 def from_env(**changes: str) -> VaultSettings:
-    return VaultSettings(**read_options({**ENVIRON, **changes}, {}))
+    return VaultSettings.of(read_options({**ENVIRON, **changes}, {}))
 
 
 def test_defaults() -> None:
@@ -38,7 +40,7 @@ def test_defaults() -> None:
     [
         ("VAULT_ADDR", "Vault Transit KMS: VAULT_ADDR is required, e.g. https://vault.example.com:8200"),
         ("VAULT_TRANSIT_KEY", "VAULT_TRANSIT_KEY is required, e.g. asherah-master"),
-        ("VAULT_TOKEN", "VAULT_AUTH_METHOD=token needs VAULT_TOKEN"),
+        ("VAULT_TOKEN", "VAULT_AUTH_METHOD=token needs VAULT_TOKEN (or VAULT_TOKEN_FILE)"),
     ],
 )
 def test_required(missing: str, text: str) -> None:
@@ -96,9 +98,52 @@ def test_address_that_may_hold_a_secret_is_not_quoted(addr: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_one_address() -> None:
-    with pytest.raises(ConfigurationError, match=r"^VAULT_ADDR must be one address"):
-        settings(addr="https://a:8200,https://b:8200")
+def test_several_nodes() -> None:
+    found = settings(addr=" https://a:8200/ , HTTPS://b:8200,https://a:8200,https://[::1]/vault ")
+    assert found.nodes == ("https://a:8200", "https://b:8200", "https://[::1]/vault")
+    assert found.addr == "https://a:8200,https://b:8200,https://[::1]/vault"
+    assert settings().nodes == ("https://vault.example.com:8200",)
+    with pytest.raises(ConfigurationError, match=r"must be all https:// or all http://$"):
+        settings(addr="https://a:8200,http://127.0.0.1:8200")
+
+
+@pytest.mark.parametrize(
+    ("addr", "bad"), [("https://a,", ""), ("https://a,,https://b", ""), ("https://a,b:8200", "b:8200")]
+)
+def test_each_node_is_checked(addr: str, bad: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(addr=addr)
+    assert str(caught.value).endswith(f"and carry no /v1 path; got {bad!r}")
+    with pytest.raises(ConfigurationError, match=r"^VAULT_ADDR uses http:// for a remote host"):
+        settings(addr="http://127.0.0.1:8200,http://10.0.0.7:8200")
+    with pytest.raises(ConfigurationError, match=r"^VAULT_ADDR must be a plain address") as caught:
+        settings(addr="https://a,https://user:hun,ter2@vault")
+    assert "hun" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "node"),
+    [
+        ("https://a:8200/v1/transit/encrypt/k", "https://a:8200"),
+        ("HTTPS://A:8200", "https://a:8200"),
+        ("https://b:443/v1/x?y#z", "https://b"),
+        ("https://b", "https://b"),
+        ("https://a:8201/v1", None),
+        ("https://a/v1", None),
+        ("http://a:8200/v1", None),
+        ("https://c:8200/v1", None),
+        ("https://a:8200.evil.example/v1", None),
+        ("https://a:8200@evil.example/v1", None),
+        ("https://evil@a:8200/v1", None),
+        ("//a:8200/v1", None),
+        ("/v1/x", None),
+        ("https://[", None),
+        ("https://a:99999/", None),
+        ("", None),
+    ],
+)
+def test_a_redirect_names_a_node_only_by_scheme_host_and_port(location: str, node: str | None) -> None:
+    assert named_node(location, ("https://a:8200", "https://b")) == node
 
 
 @pytest.mark.parametrize("host", ["vault", "10.0.0.7:8200", "127.0.0.1.example.com", "localhost.example.com", "[::2]"])
@@ -191,11 +236,50 @@ def test_flags() -> None:
         from_env(BAO_SKIP_VERIFY="yes")
 
 
-def test_other_methods_are_refused() -> None:
-    assert from_env(VAULT_AUTH_METHOD="token").token == TOKEN
+def test_methods() -> None:
+    assert from_env(VAULT_AUTH_METHOD="token").credentials.token == TOKEN
     for method in ("approle", "kubernetes", "cert", "Token"):
-        with pytest.raises(ConfigurationError, match=f"^VAULT_AUTH_METHOD must be token, .*got '{method}'$"):
-            from_env(VAULT_AUTH_METHOD=method)
+        assert from_env(VAULT_AUTH_METHOD=method).credentials.auth_method == "token", "VAULT_TOKEN wins"
+    with pytest.raises(ConfigurationError) as caught:
+        from_env(VAULT_AUTH_METHOD="Token", VAULT_TOKEN="")
+    assert str(caught.value) == "VAULT_AUTH_METHOD must be token, kubernetes, approle or cert; got 'Token'"
+    found = VaultSettings.of(read_options(ENVIRON, VaultOptions(auth_method="kubernetes", auth_role="r")))
+    assert (found.credentials.auth_method, found.credentials.token) == ("kubernetes", "")
+
+
+def test_certificates_of_a_client_need_tls() -> None:
+    with pytest.raises(ConfigurationError, match="needs VAULT_CLIENT_CERT and VAULT_CLIENT_KEY"):
+        settings(auth_method="cert")
+
+
+@pytest.mark.parametrize("name", ["deadline", "timeout"])
+def test_times_that_are_none(name: str) -> None:
+    for value in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match=r"must be a positive number of seconds$"):
+            settings(**{name: value})
+
+
+def test_deadline_and_jitter() -> None:
+    assert (settings().deadline, settings().startup_jitter) == (20, 0)
+    found = from_env(VAULT_RETRY_DEADLINE="30", VAULT_STARTUP_JITTER="0")
+    assert (found.deadline, found.startup_jitter) == (30, 0)
+    assert from_env(VAULT_STARTUP_JITTER="5").startup_jitter == 5
+    for name in ("VAULT_RETRY_DEADLINE", "VAULT_STARTUP_JITTER"):
+        with pytest.raises(ConfigurationError, match=f"^{name} must be a positive number of seconds"):
+            from_env(**{name: "soon"})
+
+
+def test_context_is_canonical_json_of_service_and_product() -> None:
+    assert from_env(SERVICE_NAME="records", PRODUCT_ID="clinic").context is None
+    found = from_env(SERVICE_NAME="Übung", PRODUCT_ID="clinic", VAULT_TRANSIT_AAD="1").context
+    assert base64.b64decode(found or "").decode() == '{"product":"clinic","service":"Übung"}'
+    assert (
+        settings(bind_context=True, service="a", product="b").context
+        == settings(bind_context=True, product="b", service="a").context
+    )
+    for names in ({}, {"SERVICE_NAME": "records"}, {"PRODUCT_ID": "clinic"}):
+        with pytest.raises(ConfigurationError, match=r"^VAULT_TRANSIT_AAD=1 needs .*service and product"):
+            from_env(VAULT_TRANSIT_AAD="true", **names)
 
 
 @pytest.mark.parametrize("name", ["ADDR", "TOKEN", "NAMESPACE", "CACERT", "CAPATH", "SKIP_VERIFY", "CLIENT_TIMEOUT"])
@@ -212,7 +296,7 @@ def test_agreement_between_the_two_tools() -> None:
 def test_explicit_wins() -> None:
     environ = {**ENVIRON, "BAO_ADDR": "https://other", "VAULT_SKIP_VERIFY": "perhaps", "VAULT_TRANSIT_KEY": "other"}
     explicit = VaultOptions(addr="https://mine", skip_verify=False, key="mine", namespace=None)
-    found = VaultSettings(**read_options(environ, explicit))
+    found = VaultSettings.of(read_options(environ, explicit))
     assert (found.addr, found.key, found.skip_verify) == ("https://mine", "mine", False)
     kms = VaultTransitKMS.from_env({**ENVIRON, "BAO_ADDR": "https://other"}, addr="https://mine")
     assert "https://mine" in repr(kms)
@@ -222,7 +306,7 @@ def test_construction_reads_no_environment_and_opens_no_connection(monkeypatch: 
     monkeypatch.setenv("VAULT_NAMESPACE", "elsewhere")
     kms = VaultTransitKMS(addr="https://vault.invalid", key="k", token=TOKEN)
     assert kms._settings.namespace is None
-    assert kms._connection._opened is None
+    assert kms._caller._connection._opened == {}
     kms.close()
 
 
