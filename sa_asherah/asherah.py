@@ -9,13 +9,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakSet
 
+from sqlalchemy import Engine
+
 from sa_asherah import metastore as key_table
 from sa_asherah.config import Settings
 from sa_asherah.core.hierarchy import Hierarchy
 from sa_asherah.core.ids import KeyIds
 from sa_asherah.core.policy import CryptoPolicy
 from sa_asherah.core.session import Session
+from sa_asherah.core.system_keys import SystemKeys
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UsageError
+from sa_asherah.kms.succession import Succession
 from sa_asherah.orm.attachment import Attachment
 from sa_asherah.orm.unreadable import unreadable
 
@@ -23,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from sa_asherah.core.ports import KeyManagementService
+    from sa_asherah.core.ports import ExternalMetastore, KeyManagementService, Metastore
 
 __all__ = ["Asherah"]
 
@@ -53,6 +57,7 @@ class Asherah:
         region_suffix: str | None = None,
         peers: bool = False,
         create_system_keys: bool = True,
+        metastore: ExternalMetastore | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Configure; nothing is connected yet.
@@ -70,6 +75,8 @@ class Asherah:
             region_suffix: Suffix of the key ids of this region.
             peers: Whether other Asherah implementations share the key table: records without `Bind` are accepted.
             create_system_keys: Whether this process may make system keys.
+            metastore: A key table for all engines, e.g. a `DynamoDBMetastore`; closed by `close`. Left out, the key
+                table is in a database, see `attach`.
             clock: Seconds since 1970-01-01 UTC.
 
         Raises:
@@ -77,6 +84,7 @@ class Asherah:
         """
         self._ids = KeyIds(service, product, region_suffix or "", peers)
         self._kms = kms
+        self._metastore = metastore
         self._policy = CryptoPolicy(
             expire_after=expire_after.total_seconds(),
             check_interval=check_interval.total_seconds(),
@@ -94,9 +102,13 @@ class Asherah:
         """Configure from environment variables.
 
         Args:
-            environ: SERVICE_NAME, PRODUCT_ID, KMS (`static` or `vault`), STATIC_MASTER_KEY_HEX or VAULT_ADDR,
-                VAULT_TOKEN, VAULT_TRANSIT_KEY, VAULT_TRANSIT_MOUNT, and the optional EXPIRE_AFTER_SECS,
-                REVOKE_CHECK_INTERVAL_SECS, CREATE_DATE_PRECISION_SECS, REGION_SUFFIX, ASHERAH_PEERS.
+            environ: SERVICE_NAME and PRODUCT_ID; KMS (`static`, `aws`, `secrets-manager`, `vault` or `vault-transit`)
+                with the settings of that service (STATIC_MASTER_KEY_HEX; REGION_MAP and PREFERRED_REGION, or
+                KMS_KEY_ID and AWS_REGION; SECRETS_MANAGER_SECRET_ID and AWS_REGION; VAULT_*), and KMS_PREVIOUS while
+                system keys move from another one; Metastore (`rdbms`, or `dynamodb` with DDB_TABLE, AWS_REGION and
+                DDB_REGION_SUFFIX); and the optional EXPIRE_AFTER_SECS, REVOKE_CHECK_INTERVAL_SECS,
+                CREATE_DATE_PRECISION_SECS, REGION_SUFFIX, ASHERAH_CREATE_SYSTEM_KEYS and ASHERAH_PEERS, which with
+                `Metastore=dynamodb` is 1 unless it is set: the other implementations write no `Bind`.
 
         Returns:
             The configured object.
@@ -114,6 +126,8 @@ class Asherah:
             precision=settings.precision,
             region_suffix=settings.region_suffix,
             peers=settings.peers,
+            create_system_keys=settings.create_system_keys,
+            metastore=settings.open_metastore(),
         )
 
     def __repr__(self) -> str:
@@ -137,7 +151,8 @@ class Asherah:
                 replica. Left out, the key table is in the engine's own database.
 
         Raises:
-            ConfigurationError: The database is not supported, or another `Asherah` is attached.
+            ConfigurationError: The database is not supported, another `Asherah` is attached, or there are two key
+                tables, one here and one in the settings.
         """
         root = key_table.root_engine(engine)
         current: Attachment | None = getattr(root.dialect, "_sa_asherah", None)
@@ -145,11 +160,14 @@ class Asherah:
             if current.owner is self:
                 return
             raise ConfigurationError("another Asherah is attached to this engine: detach it first")
-        keys = root if metastore is None else key_table.root_engine(metastore)
-        hierarchy = Hierarchy(
-            self._ids, self._policy, self._kms, key_table.open_metastore(keys, separate=metastore is not None)
-        )
-        Attachment(root, hierarchy, self, key_engine=None if keys is root else keys).install(root)
+        if metastore is not None and self._metastore is not None:
+            raise ConfigurationError(
+                "attach() names another key table than Asherah(metastore=...) or Metastore=dynamodb; remove one of them"
+            )
+        keys = self._metastore or (root if metastore is None else key_table.root_engine(metastore))
+        opened = key_table.open_metastore(keys, separate=metastore is not None) if isinstance(keys, Engine) else keys
+        hierarchy = Hierarchy(self._ids, self._policy, self._kms, opened)
+        Attachment(root, hierarchy, self, keys=None if keys is root else keys).install(root)
         self._engines.add(root)
 
     def detach(self, engine: Engine | AsyncEngine) -> None:
@@ -164,16 +182,26 @@ class Asherah:
             current.remove()
         self._engines.discard(root)
 
-    def create_metastore(self, bind: Engine | Connection) -> None:
-        """Create the key table `encryption_key` if it does not exist.
+    def create_metastore(self, bind: Engine | Connection | None = None) -> None:
+        """Create the key table if it does not exist.
 
         With an `AsyncConnection`: `await connection.run_sync(asherah.create_metastore)`.
 
         Args:
             bind: The engine or connection of the database that holds the data. On a connection of PostgreSQL, MySQL
-                or MariaDB, commit before the first encrypted value is written.
+                or MariaDB, commit before the first encrypted value is written. With a key table outside of the
+                databases (DynamoDB) it is not used and may be left out.
+
+        Raises:
+            UsageError: `bind` is left out and the key table is in a database.
+            MetastoreError: The key table outside of the databases cannot be created.
         """
-        key_table.create(bind)
+        if self._metastore is not None:
+            self._metastore.create()
+        elif bind is None:
+            raise UsageError("say in which database to create the key table: asherah.create_metastore(engine)")
+        else:
+            key_table.create(bind)
 
     def check(self, connection: Connection) -> None:
         """Check now what is otherwise checked before the first statement with encrypted columns.
@@ -234,10 +262,38 @@ class Asherah:
             engine = engines[0]
         return Session(self._attachment(engine).hierarchy, partition, connection)
 
+    def system_keys(self, engine: Engine | AsyncEngine | None = None) -> SystemKeys:
+        """Give what an operator does with system keys: rotate, rewrap, migrate.
+
+        Its calls block, and commit at once: make them outside of transactions and event loops.
+
+        Args:
+            engine: The engine of the database that holds the key table; it need not be attached. Not used with a key
+                table outside of the databases (DynamoDB).
+
+        Returns:
+            The operations, with this object's key service and policy.
+
+        Raises:
+            UsageError: `engine` is left out and the key table is in a database.
+            ConfigurationError: The database is not supported, or in memory.
+        """
+        rows: Metastore
+        if self._metastore is not None:
+            rows = self._metastore
+        elif engine is None:
+            raise UsageError("say which database holds the key table: asherah.system_keys(engine)")
+        else:
+            rows = key_table.open_metastore(key_table.root_engine(engine), separate=True)
+        current = self._kms.current if isinstance(self._kms, Succession) else None
+        return SystemKeys(self._ids, self._policy, self._kms, rows, current=current)
+
     def close(self) -> None:
         """Detach all engines, wipe the keys in memory and close the key service. Calling it twice is harmless."""
         for engine in list(self._engines):
             self.detach(engine)
+        if self._metastore is not None:
+            self._metastore.close()
         self._kms.close()
 
     def _attachment(self, engine: Engine | AsyncEngine) -> Attachment:

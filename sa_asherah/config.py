@@ -16,14 +16,23 @@ from sa_asherah.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sa_asherah.core.ports import KeyManagementService
+    from sa_asherah.core.ports import ExternalMetastore, KeyManagementService
 
 __all__ = ["STAGE_NAMES", "Settings", "read_flag", "read_seconds", "read_text"]
 
 STAGE_NAMES = ("ASHERAH_ENV", "APP_ENV", "FLASK_ENV", "DJANGO_ENV", "ENVIRONMENT")
 """Variables that may say that this process runs in production."""
 
-_KMS_NAMES = ("static", "vault", "vault-transit")
+_KMS_NAMES = ("static", "aws", "secrets-manager", "vault", "vault-transit")
+_METASTORE_NAMES = ("rdbms", "dynamodb")
+_AWS_NAMES = (
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "KMS_KEY_ID",
+    "PREFERRED_REGION",
+    "REGION_MAP",
+    "SECRETS_MANAGER_SECRET_ID",
+)
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -92,26 +101,39 @@ class Settings:
     Attributes:
         service: Name of the service, part of every key id.
         product: Name of the product, part of every key id.
-        kms: Which key management service wraps the system keys: `static`, `vault` or `vault-transit` (the same).
-        environ: The variables that the key management service reads: `VAULT_*`, `BAO_*` and `STAGE_NAMES`.
+        kms: Which key management service wraps the system keys: `static`, `aws`, `secrets-manager`, `vault` or
+            `vault-transit` (the same).
+        environ: The variables that the key management service reads: `VAULT_*`, `BAO_*`, KMS_KEY_ID, REGION_MAP,
+            PREFERRED_REGION, SECRETS_MANAGER_SECRET_ID, AWS_REGION and `STAGE_NAMES`.
+        kms_previous: The service that wrapped the system keys until now, while they move to `kms`.
         static_master_key_hex: The static master key, 64 hexadecimal digits.
+        metastore: Where the key table is: `rdbms`, the engine's own database, or `dynamodb`.
+        ddb_table: Name of the DynamoDB table.
         expire_after: Age at which a key encrypts no more.
         check_interval: How often a cached key is checked against the key table.
         precision: What the date of a new key is rounded down to.
-        region_suffix: Suffix of the key ids of this region.
-        peers: Whether other Asherah implementations use the same key table.
+        region_suffix: Suffix of the key ids of this region: REGION_SUFFIX, or the AWS region where DDB_REGION_SUFFIX
+            (also ENABLE_REGION_SUFFIX) asks for it.
+        peers: Whether other Asherah implementations use the same key table. With `dynamodb` true unless
+            ASHERAH_PEERS says otherwise: a configuration taken over from another implementation comes with a table
+            whose records have no `Bind`.
+        create_system_keys: Whether this process may make system keys.
     """
 
     service: str
     product: str
     kms: str
     environ: Mapping[str, str] = field(repr=False, compare=False)
+    kms_previous: str | None = None
     static_master_key_hex: str | None = field(default=None, repr=False)
+    metastore: str = "rdbms"
+    ddb_table: str = "EncryptionKey"
     expire_after: timedelta = timedelta(days=90)
     check_interval: timedelta = timedelta(minutes=60)
     precision: timedelta = timedelta(minutes=1)
     region_suffix: str | None = None
     peers: bool = False
+    create_system_keys: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -126,17 +148,24 @@ class Settings:
         Raises:
             ConfigurationError: A setting is missing or malformed; the text names it and the remedy.
         """
+        metastore = _metastore_name(environ)
+        peers = read_flag(environ, "ASHERAH_PEERS")
+        may_create = read_flag(environ, "ASHERAH_CREATE_SYSTEM_KEYS")
         return cls(
             service=_required(environ, "SERVICE_NAME", "the name of this service, e.g. records"),
             product=_required(environ, "PRODUCT_ID", "the name of the product it belongs to, e.g. clinic"),
             kms=_kms_name(environ),
+            kms_previous=_previous_kms_name(environ),
             environ=MappingProxyType({name: environ[name] for name in environ if _is_for_kms(name)}),
             static_master_key_hex=read_text(environ, "STATIC_MASTER_KEY_HEX"),
+            metastore=metastore,
+            ddb_table=_table_name(environ),
             expire_after=read_seconds(environ, "EXPIRE_AFTER_SECS", cls.expire_after, least=1),
             check_interval=read_seconds(environ, "REVOKE_CHECK_INTERVAL_SECS", cls.check_interval, least=0),
             precision=read_seconds(environ, "CREATE_DATE_PRECISION_SECS", cls.precision, least=1),
-            region_suffix=read_text(environ, "REGION_SUFFIX"),
-            peers=read_flag(environ, "ASHERAH_PEERS") or False,
+            region_suffix=_region_suffix(environ, metastore),
+            peers=metastore == "dynamodb" if peers is None else peers,
+            create_system_keys=may_create is None or may_create,
         )
 
     def open_kms(self) -> KeyManagementService:
@@ -151,6 +180,23 @@ class Settings:
         # By name: this module is below `sa_asherah.kms`, whose modules read their settings with its functions.
         service: KeyManagementService = import_module("sa_asherah.kms").open_kms(self)
         return service
+
+    def open_metastore(self) -> ExternalMetastore | None:
+        """Give access to the key table that the settings name. Nothing is asked of it yet.
+
+        Returns:
+            The key table; `None` where it is in the engine's own database.
+
+        Raises:
+            ConfigurationError: A setting is missing or malformed, or the extra `aws` is.
+        """
+        if self.metastore == "rdbms":
+            return None
+        region = import_module("sa_asherah.boto").read_region(self.environ)
+        table: ExternalMetastore = import_module("sa_asherah.metastore.dynamodb").DynamoDBMetastore(
+            region, self.ddb_table
+        )
+        return table
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Settings may hold secrets and cannot be pickled; call Settings.from_env() in each process")
@@ -170,5 +216,54 @@ def _kms_name(environ: Mapping[str, str]) -> str:
     return name
 
 
+def _previous_kms_name(environ: Mapping[str, str]) -> str | None:
+    name = read_text(environ, "KMS_PREVIOUS")
+    if name is None:
+        return None
+    if name not in _KMS_NAMES:
+        raise ConfigurationError(f"KMS_PREVIOUS must be one of {', '.join(_KMS_NAMES)}; got {name!r}")
+    current = _kms_name(environ)
+    if name.removesuffix("-transit") == current.removesuffix("-transit"):
+        raise ConfigurationError(f"KMS_PREVIOUS names the same service as KMS ({current!r}); remove KMS_PREVIOUS")
+    return name
+
+
+def _metastore_name(environ: Mapping[str, str]) -> str:
+    given, other = read_text(environ, "Metastore"), read_text(environ, "METASTORE")
+    if given and other and given.lower() != other.lower():
+        raise ConfigurationError("Metastore and METASTORE are both set and differ; remove one of them")
+    given = given or other
+    name = (given or "rdbms").lower()
+    if name not in _METASTORE_NAMES:
+        raise ConfigurationError(f"Metastore must be one of {', '.join(_METASTORE_NAMES)}; got {given!r}")
+    if given is None and read_text(environ, "DDB_TABLE") is not None:
+        raise ConfigurationError("DDB_TABLE is set and Metastore is not; set Metastore=dynamodb, or remove DDB_TABLE")
+    return name
+
+
+def _table_name(environ: Mapping[str, str]) -> str:
+    name = read_text(environ, "DDB_TABLE") or Settings.ddb_table
+    if not re.fullmatch("[a-zA-Z0-9_.-]{3,255}", name):
+        raise ConfigurationError(f"DDB_TABLE must have 3 to 255 letters, digits, '_', '.' or '-'; got {name!r}")
+    return name
+
+
+def _region_suffix(environ: Mapping[str, str], metastore: str) -> str | None:
+    suffix = read_text(environ, "REGION_SUFFIX")
+    flags = {read_flag(environ, name) for name in ("DDB_REGION_SUFFIX", "ENABLE_REGION_SUFFIX")} - {None}
+    if len(flags) > 1:
+        raise ConfigurationError("DDB_REGION_SUFFIX and ENABLE_REGION_SUFFIX contradict each other; remove one of them")
+    if metastore != "dynamodb" or True not in flags:
+        return suffix
+    region = read_text(environ, "AWS_REGION") or read_text(environ, "AWS_DEFAULT_REGION")
+    if region is None:
+        raise ConfigurationError("DDB_REGION_SUFFIX needs AWS_REGION: the region becomes the suffix of the key ids")
+    if suffix is not None and suffix != region:
+        raise ConfigurationError(
+            f"DDB_REGION_SUFFIX makes {region!r} the suffix of the key ids and REGION_SUFFIX is {suffix!r}; remove one"
+        )
+    return region
+
+
 def _is_for_kms(name: str) -> bool:
-    return name.startswith(("VAULT_", "BAO_")) or name in STAGE_NAMES
+    return name.startswith(("VAULT_", "BAO_")) or name in STAGE_NAMES or name in _AWS_NAMES

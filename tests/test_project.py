@@ -92,7 +92,11 @@ def test_only_the_vault_adapter_imports_hvac() -> None:
     assert {name for name in _importers("hvac") if not name.startswith("kms/vault")} == set()
 
 
-@pytest.mark.parametrize("package", ["alembic", "boto3", "django", "flask", "hvac"])
+def test_one_module_imports_boto3() -> None:
+    assert _importers("boto3") == {"boto.py"}
+
+
+@pytest.mark.parametrize("package", ["alembic", "boto3", "click", "django", "flask", "hvac", "pytest", "rich"])
 def test_importing_the_package_does_not_import(package: str) -> None:
     program = f"import sys, sa_asherah; sys.exit({package!r} in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}

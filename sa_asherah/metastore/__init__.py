@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sa_asherah.errors import ConfigurationError
-from sa_asherah.metastore.check import check
+from sa_asherah.metastore.check import check, check_data
 from sa_asherah.metastore.enlisted import EnlistedMetastore, SeparateFile
 from sa_asherah.metastore.root import root_engine
 from sa_asherah.metastore.side import SideMetastore
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sa_asherah.core.ports import Metastore
 
-__all__ = ["check", "create", "open_metastore", "root_engine"]
+__all__ = ["check", "check_data", "create", "open_metastore", "root_engine"]
 
 
 def open_metastore(engine: Engine, *, separate: bool = False) -> Metastore:

@@ -17,7 +17,7 @@ from sa_asherah.metastore.sqlite import wait_for_writers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check"]
+__all__ = ["check", "check_data"]
 
 _COLUMNS = ("id", "created", "key_record")
 _ID_LENGTH = 255
@@ -59,6 +59,20 @@ def check(connection: Connection, *, peers: bool, writing: bool = False) -> None
         faults += _sqlite_faults(connection)
     if faults:
         raise ConfigurationError("the table encryption_key is unsafe: " + "; ".join(faults))
+
+
+def check_data(connection: Connection) -> None:
+    """Make sure that a database whose keys are elsewhere can hold encrypted data.
+
+    Args:
+        connection: A connection to the database of the data.
+
+    Raises:
+        ConfigurationError: A setting of the database is unsafe.
+    """
+    faults = _encoding_faults(connection) if connection.dialect.name == "sqlite" else []
+    if faults:
+        raise ConfigurationError("the database is unsafe: " + "; ".join(faults))
 
 
 def _schema_of_keys(connection: Connection) -> str | None:
@@ -121,6 +135,10 @@ def _mysql_faults(connection: Connection, schema: str | None, *, peers: bool) ->
 def _sqlite_faults(connection: Connection) -> list[str]:
     if connection.exec_driver_sql("PRAGMA synchronous").scalar() == 0:
         _warn_of_synchronous_off()
+    return _encoding_faults(connection)
+
+
+def _encoding_faults(connection: Connection) -> list[str]:
     encoding = connection.exec_driver_sql("PRAGMA encoding").scalar()
     if encoding == "UTF-8":
         return []

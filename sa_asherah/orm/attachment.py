@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import finalize, ref
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -28,10 +28,11 @@ from sa_asherah.orm.refusal import check_definition, shape_of
 from sa_asherah.orm.updates import rewrite_update, writes_encrypted
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection, Engine
+    from sqlalchemy.engine import Connection
 
     from sa_asherah.core.hierarchy import Hierarchy
     from sa_asherah.core.key import Key
+    from sa_asherah.core.ports import ExternalMetastore
 
 __all__ = ["Attachment"]
 
@@ -44,7 +45,7 @@ class Attachment:
     """What `attach` puts on an engine; the engine owns it. Safe to share between threads."""
 
     def __init__(
-        self, engine: Engine, hierarchy: Hierarchy, owner: object, *, key_engine: Engine | None = None
+        self, engine: Engine, hierarchy: Hierarchy, owner: object, *, keys: Engine | ExternalMetastore | None = None
     ) -> None:
         """Prepare, without touching the engine.
 
@@ -52,14 +53,16 @@ class Attachment:
             engine: The root engine.
             hierarchy: Keys for this engine's data.
             owner: The `Asherah` that attaches; kept alive with the engine.
-            key_engine: The engine that holds the key table, if another.
+            keys: Where the key table is, if not in the engine's own database: another engine, which is held weakly, or
+                a key table outside of SQLAlchemy's databases.
         """
         self.hierarchy = hierarchy
         self.owner = owner
-        self._key_engine = None if key_engine is None else ref(key_engine)
+        self._keys: Callable[[], Engine | ExternalMetastore | None]
+        self._keys = ref(keys) if isinstance(keys, Engine) else lambda: keys
         self._engine = ref(engine)
         self._reading: ContextVar[ref[Connection] | None] = ContextVar("sa_asherah_reading", default=None)
-        self._remembers_connection = engine.dialect.name == "sqlite" and key_engine is None
+        self._remembers_connection = engine.dialect.name == "sqlite" and keys is None
         self._checked = False
         self._listeners: list[tuple[str, Any]] = [
             ("before_execute", self._before_execute),
@@ -168,12 +171,17 @@ class Attachment:
         Raises:
             AsherahError: Something is missing or unsafe.
         """
-        key_engine = None if self._key_engine is None else self._key_engine()
-        if key_engine is None:
-            metastore.check(connection, peers=self.hierarchy.ids.peers, writing=writing)
+        peers = self.hierarchy.ids.peers
+        keys = self._keys()
+        if keys is None:
+            metastore.check(connection, peers=peers, writing=writing)
             return
-        with key_engine.connect() as other:
-            metastore.check(other, peers=self.hierarchy.ids.peers)
+        metastore.check_data(connection)
+        if not isinstance(keys, Engine):
+            keys.check()
+            return
+        with keys.connect() as other:
+            metastore.check(other, peers=peers)
 
     def _reading_connection(self) -> Connection | None:
         reference = self._reading.get()

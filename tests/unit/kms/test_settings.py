@@ -56,11 +56,11 @@ def test_required(name: str) -> None:
         Settings.from_env({key: value for key, value in ENVIRON.items() if key != name})
 
 
-@pytest.mark.parametrize("name", ["aws", "Static", "none", "vault transit"])
+@pytest.mark.parametrize("name", ["AWS", "Static", "none", "vault transit"])
 def test_unknown_kms(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read(KMS=name)
-    assert str(caught.value) == f"KMS must be one of static, vault, vault-transit; got '{name}'"
+    assert str(caught.value) == f"KMS must be one of static, aws, secrets-manager, vault, vault-transit; got '{name}'"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_open_vault_kms(name: str) -> None:
         "VaultTransitKMS(addr='https://vault.example.com', namespace=None, mount='transit', key='master')"
     )
     with pytest.raises(ConfigurationError, match="VAULT_ADDR is required"):
-        read(KMS=name).open_kms()
+        read(KMS=name, BAO_TOKEN="s.hunter2").open_kms()
 
 
 def test_vault_is_imported_when_it_is_chosen() -> None:
@@ -129,15 +129,25 @@ def test_vault_is_imported_when_it_is_chosen() -> None:
     )
 
 
-def test_missing_extra_is_named() -> None:
+@pytest.mark.parametrize(
+    ("package", "extra", "settings", "opens"),
+    [
+        ("hvac", "vault", {"KMS": "vault"}, "kms"),
+        ("boto3", "aws", {"KMS": "aws"}, "kms"),
+        ("boto3", "aws", {"KMS": "secrets-manager"}, "kms"),
+        ("boto3", "aws", {"Metastore": "dynamodb"}, "metastore"),
+    ],
+    ids=["vault", "aws", "secrets-manager", "dynamodb"],
+)
+def test_missing_extra_is_named(package: str, extra: str, settings: dict[str, str], opens: str) -> None:
     run(
-        "sys.modules['hvac'] = None\n"
+        f"sys.modules[{package!r}] = None\n"
         "from sa_asherah.config import Settings\n"
         "from sa_asherah.errors import ConfigurationError\n"
         "try:\n"
-        f"    Settings.from_env({ ({**ENVIRON, 'KMS': 'vault'})!r}).open_kms()\n"
+        f"    Settings.from_env({ ({**ENVIRON, **settings})!r}).open_{opens}()\n"
         "except ConfigurationError as error:\n"
-        "    assert \"pip install 'sa_asherah[vault]'\" in str(error), error\n"
+        f"    assert \"pip install 'sa_asherah[{extra}]'\" in str(error), error\n"
         "else:\n"
         "    raise AssertionError"
     )
