@@ -14,7 +14,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # What a fenced block may be: `python` runs; the others are commands, output, or stored data.
-LANGUAGES = {"python", "bash", "text", "sql", "json", "ini", "toml", "{toctree}"}
+LANGUAGES = {"python", "bash", "text", "sql", "json", "ini", "toml", "yaml", "{toctree}"}
 
 
 # What the pages take as given.
