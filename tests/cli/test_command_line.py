@@ -128,7 +128,9 @@ def test_a_database_out_of_reach_is_one_line_without_its_password(static_site: S
 
 
 def test_a_missing_table_is_named_with_the_remedy(static_site: Site) -> None:
-    create_engine(static_site.url).connect().close()
+    engine = create_engine(static_site.url)
+    engine.connect().close()
+    engine.dispose()
     outcome = static_site.run("rotate")
     assert (outcome.status, "create_metastore" in outcome.err) == (1, True)
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sa_asherah import KeyExpiredError
 from sa_asherah.errors import KmsPermissionError
+from sa_asherah.kms.vault import VaultTransitKMS
 from sa_asherah.kms.vault.policy import policies
 from tests.integration.conftest import AuditedAccess
 from tests.integration.records import Process
@@ -25,8 +28,9 @@ class Site:
         texts = policies(access.mount, access.key)
         self.application_token = access.secret(access.server.token(texts["application-decrypt-only"]))
         self._access, self._url = access, url
+        self._processes: list[Process] = []
         self._officer_token = access.secret(access.server.token(texts["officer"]))
-        self.officer = Process(url, access.kms(token=self._officer_token), clock=self.clock)
+        self.officer = self._started(access.kms(token=self._officer_token))
         self.officer.create_tables()
         self.application = self.start()
 
@@ -36,8 +40,17 @@ class Site:
 
     def start(self) -> Process:
         """Start another application process."""
-        kms = self._access.kms(token=self.application_token)
-        return Process(self._url, kms, clock=self.clock, create_system_keys=False)
+        return self._started(self._access.kms(token=self.application_token), create_system_keys=False)
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            process.close()
+
+    def _started(self, kms: VaultTransitKMS, **options: Any) -> Process:
+        process = Process(self._url, kms, clock=self.clock, **options)
+        self._processes.append(process)
+        return process
 
     def rotate(self) -> bool:
         """Do what the officer's nightly job does; tell whether it made a key."""
@@ -45,8 +58,10 @@ class Site:
 
 
 @pytest.fixture
-def site(audited: AuditedAccess, sqlite_url: str) -> Site:
-    return Site(audited, sqlite_url)
+def site(audited: AuditedAccess, sqlite_url: str) -> Iterator[Site]:
+    site = Site(audited, sqlite_url)
+    yield site
+    site.close()
 
 
 def test_an_application_token_cannot_plant_a_system_key(audited: AuditedAccess, site: Site) -> None:
@@ -83,4 +98,3 @@ def test_rotation_ahead_of_time_interrupts_nobody(audited: AuditedAccess, site: 
     assert len(tokens) == 2, "officer and application, told apart by the audit file"
     application = tokens - {call["auth"]["accessor"] for call in officers}
     assert len(application) == 1, "its token never asked for an encryption"
-    fresh.close()
