@@ -80,7 +80,7 @@ class KeyCache(ForkAware):
             self._forget((key.id, key.created))
             self._keys[key.id, key.created] = key
             while self._size is not None and len(self._keys) > self._size:
-                self._forget(next(iter(self._keys)))
+                self._drop(self._keys.popitem(last=False)[1])  # one step: readers reorder without the lock
 
     def put_newest(self, key: Key) -> None:
         """Say that this key encrypts for its id.
@@ -115,5 +115,9 @@ class KeyCache(ForkAware):
 
     def _forget(self, place: tuple[str, int]) -> None:
         key = self._keys.pop(place, None)
-        if key is not None and self._newest.get(key.id) is key:
+        if key is not None:
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        if self._newest.get(key.id) is key:
             del self._newest[key.id]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.certificates import Authority
-from tests.servers.openbao import OpenBao, SealableOpenBao, _program
+from tests.servers.openbao import OpenBao, SealableOpenBao
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 # In the order in which a reader meets them; each page rests on the first.
@@ -60,7 +60,7 @@ def commands(page: str) -> list[str]:
 
 def run(server: OpenBao, script: list[str]) -> str:
     """Run commands in one shell, with OpenBao's tool as `vault`, until one fails."""
-    start = f'set -eu; vault() {{ "{_program(server.folder)}" "$@"; }}'
+    start = f'set -eu; vault() {{ "{server.program}" "$@"; }}'
     done = subprocess.run(
         ["/bin/bash", "-c", "\n".join([start, *script])],
         cwd=server.folder,

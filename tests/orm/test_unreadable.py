@@ -58,7 +58,8 @@ def test_the_reason_is_the_error_that_reading_raises(app: App) -> None:
     fill(app)
     good = cell_of(app, "ssn")
     keyless = good[:4] + (12345).to_bytes(8, "big") + good[12:]
-    cells = {MalformedCellError: b"plain", KeyNotFoundError: keyless, DecryptionError: good[:59] + b"\0" + good[60:]}
+    changed = good[:59] + bytes([good[59] ^ 1]) + good[60:]
+    cells = {MalformedCellError: b"plain", KeyNotFoundError: keyless, DecryptionError: changed}
     for reason, cell in cells.items():
         damage(app, "UPDATE patients SET ssn = :cell WHERE id = 1", cell=cell)
         with app.asherah.unreadable("mark"):

@@ -50,6 +50,7 @@ class OpenBao:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as resources:
             self.folder = resources.enter_context(private_directory())
+            self.program = _program(self.folder)
             self._session = resources.enter_context(requests.Session())
             self._session.trust_env = False  # no proxies, no certificates from the environment
             self._boot(resources)
@@ -124,7 +125,7 @@ class OpenBao:
 
     def _start(self, resources: contextlib.ExitStack, options: list[str], ready_status: int) -> None:
         daemon = Daemon(
-            [_program(self.folder), "server", *options],
+            [self.program, "server", *options],
             ready=lambda: self.health() == ready_status,
             log=self.folder / "log",
             env={"HOME": str(self.folder), "PATH": "/usr/bin:/bin"},

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,7 @@ from sa_asherah.core.key import Key, Secret
 from sa_asherah.core.key_record import KeyRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def make(created: int, key_id: str = "_IK_7_s_p", text: str = "") -> Key:
@@ -117,27 +119,37 @@ def test_clearing_drops_all() -> None:
     assert (len(cache), cache.newest("_IK_7_s_p")) == (0, None)
 
 
+@pytest.fixture
+def _busy_threads() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_busy_threads")
 def test_threads_may_share_a_cache() -> None:
     cache = KeyCache(5)
-    errors: list[BaseException] = []
+    keys = [make(created) for created in range(17)]
+    done = threading.Event()
 
-    def work(seed: int) -> None:
-        try:
-            for n in range(2_000):
-                key = make((seed * n) % 17)
-                cache.put(key)
-                cache.put_newest(key)
-                cache.get("_IK_7_s_p", n % 17)
-                cache.newest("_IK_7_s_p")
-        except BaseException as error:  # noqa: BLE001 - the test reports what a thread raised
-            errors.append(error)
+    def write() -> None:
+        for key in keys * 3000:
+            cache.put(key)
+            cache.put_newest(key)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    def read() -> None:
+        while not done.is_set():
+            held(cache, range(17))
+            cache.newest("_IK_7_s_p")
+
+    with ThreadPoolExecutor(5) as threads:
+        readers = [threads.submit(read) for _ in range(3)]
+        writers = [threads.submit(write) for _ in range(2)]
+        wait(writers)
+        done.set()
+    assert [future.exception() for future in (*readers, *writers)] == [None] * 5
     assert len(cache) <= 5
 
 
