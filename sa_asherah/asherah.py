@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Self
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Literal, Self
 
 from sqlalchemy import Engine
 
@@ -15,16 +14,17 @@ from sa_asherah import metastore as key_table
 from sa_asherah.config import Settings
 from sa_asherah.core.hierarchy import Hierarchy
 from sa_asherah.core.ids import KeyIds
+from sa_asherah.core.metering import MeteredKMS, MeteredMetastore
 from sa_asherah.core.policy import CryptoPolicy
-from sa_asherah.core.session import Session
 from sa_asherah.core.system_keys import SystemKeys
-from sa_asherah.errors import ConfigurationError, NotAttachedError, UsageError
+from sa_asherah.errors import ConfigurationError, UsageError
 from sa_asherah.kms.succession import Succession
 from sa_asherah.orm.attachment import Attachment
 from sa_asherah.orm.unreadable import unreadable
+from sa_asherah.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from contextlib import AbstractContextManager
 
     from sqlalchemy.engine import Connection
@@ -34,8 +34,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Asherah"]
 
+_SETTINGS = (
+    "expire_after",
+    "check_interval",
+    "precision",
+    "max_stale",
+    "rotation_grace",
+    "rotation_spread",
+    "cache_size",
+    "cache_system_keys",
+    "cache_intermediate_keys",
+    "shared_intermediate_keys",
+    "session_cache",
+    "session_cache_size",
+    "session_cache_duration",
+    "region_suffix",
+    "read_suffixes",
+    "peers",
+    "create_system_keys",
+)
+"""Arguments of `Asherah` that `Settings` has by the same names."""
 
-class Asherah:
+
+class Asherah(Sessions):
     """Keys for one service and product, given to engines by `attach`. Safe to share between threads and forks.
 
     An engine owns the `Asherah` attached to it; the `Asherah` holds engines weakly. Each attached engine has a
@@ -53,8 +74,19 @@ class Asherah:
         precision: timedelta = timedelta(minutes=1),
         max_stale: timedelta = timedelta(hours=1),
         rotation_grace: timedelta = timedelta(hours=24),
+        rotation_spread: timedelta = timedelta(days=7),
+        early_rotation: float = 0.02,
+        max_wraps: int = 1 << 22,
         cache_size: int = 1000,
+        cache_eviction: str = "lru",
+        cache_system_keys: bool = True,
+        cache_intermediate_keys: bool = True,
+        shared_intermediate_keys: bool = True,
+        session_cache: bool = False,
+        session_cache_size: int = 1000,
+        session_cache_duration: timedelta = timedelta(hours=2),
         region_suffix: str | None = None,
+        read_suffixes: Collection[str] = (),
         peers: bool = False,
         create_system_keys: bool = True,
         metastore: ExternalMetastore | None = None,
@@ -69,10 +101,26 @@ class Asherah:
             expire_after: Age at which a key encrypts no more; it decrypts for ever.
             check_interval: How long a key is used before its record is read again; zero: at every use.
             precision: What the date of a new key is rounded down to.
-            max_stale: How long past `check_interval` keys are used while the key table cannot be read.
-            rotation_grace: How long past its expiry a key may encrypt while its successor cannot be made.
-            cache_size: How many unwrapped keys are kept in memory for each engine.
+            max_stale: How long past `check_interval` keys are used, to encrypt and to decrypt, while the key table
+                cannot be read.
+            rotation_grace: How long past its expiry a key may encrypt while its successor cannot be made; never a
+                revoked one.
+            rotation_spread: Over how long the keys of owners give way after their system key expired, each at its own
+                time; zero for all at once.
+            early_rotation: By which part of its life, at most, a process replaces a key early: drawn for each process
+                and key, so that not all replace it at once.
+            max_wraps: How many keys one process wraps with one key before it makes a new one.
+            cache_size: How many unwrapped keys of each level are kept in memory for each engine.
+            cache_eviction: `lru`, or `simple` to keep all.
+            cache_system_keys: Whether system keys are kept. One that wraps a key that is kept stays anyway.
+            cache_intermediate_keys: Whether intermediate keys are kept.
+            shared_intermediate_keys: Whether sessions share one cache of intermediate keys, or have one each.
+            session_cache: Whether what a session has of its own is kept for the next one of the same partition.
+            session_cache_size: For how many partitions.
+            session_cache_duration: How long each is kept after its last use.
             region_suffix: Suffix of the key ids of this region.
+            read_suffixes: Suffixes of other regions whose keys are read, never written with; the empty one for ids
+                without.
             peers: Whether other Asherah implementations share the key table: records without `Bind` are accepted.
             create_system_keys: Whether this process may make system keys.
             metastore: A key table for all engines, e.g. a `DynamoDBMetastore`; closed by `close`. Left out, the key
@@ -83,6 +131,10 @@ class Asherah:
             ConfigurationError: A setting is unusable.
         """
         self._ids = KeyIds(service, product, region_suffix or "", peers)
+        if isinstance(read_suffixes, str):
+            raise ConfigurationError("read_suffixes is one text; give a tuple of region suffixes")
+        self._ids.regions(read_suffixes)
+        self._read_suffixes = tuple(read_suffixes)
         self._kms = kms
         self._metastore = metastore
         self._policy = CryptoPolicy(
@@ -91,11 +143,21 @@ class Asherah:
             precision=precision.total_seconds(),
             max_stale=max_stale.total_seconds(),
             rotation_grace=rotation_grace.total_seconds(),
+            rotation_spread=rotation_spread.total_seconds(),
+            early_rotation=early_rotation,
+            max_wraps=max_wraps,
             cache_size=cache_size,
+            cache_eviction=cache_eviction,
+            cache_system_keys=cache_system_keys,
+            cache_intermediate_keys=cache_intermediate_keys,
+            shared_intermediate_keys=shared_intermediate_keys,
+            session_cache=session_cache,
+            session_cache_size=session_cache_size,
+            session_cache_duration=session_cache_duration.total_seconds(),
             create_system_keys=create_system_keys,
             clock=clock,
         )
-        self._engines: WeakSet[Engine] = WeakSet()
+        super().__init__(self._ids, self._policy)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -107,7 +169,11 @@ class Asherah:
                 KMS_KEY_ID and AWS_REGION; SECRETS_MANAGER_SECRET_ID and AWS_REGION; VAULT_*), and KMS_PREVIOUS while
                 system keys move from another one; Metastore (`rdbms`, or `dynamodb` with DDB_TABLE, AWS_REGION and
                 DDB_REGION_SUFFIX); and the optional EXPIRE_AFTER_SECS, REVOKE_CHECK_INTERVAL_SECS,
-                CREATE_DATE_PRECISION_SECS, REGION_SUFFIX, ASHERAH_CREATE_SYSTEM_KEYS and ASHERAH_PEERS, which with
+                CREATE_DATE_PRECISION_SECS, ASHERAH_MAX_STALE_SECS, ASHERAH_ROTATION_GRACE_SECS,
+                ASHERAH_ROTATION_SPREAD_SECS, INTERMEDIATE_KEY_CACHE_MAX_SIZE, CACHE_SYSTEM_KEYS,
+                CACHE_INTERMEDIATE_KEYS, SHARED_INTERMEDIATE_KEY_CACHE, SESSION_CACHE, SESSION_CACHE_MAX_SIZE,
+                SESSION_CACHE_DURATION_SECS, REGION_SUFFIX, RECOVERY_REGION_SUFFIXES (a comma list, an empty element
+                for ids without suffix), ASHERAH_CREATE_SYSTEM_KEYS and ASHERAH_PEERS, which with
                 `Metastore=dynamodb` is 1 unless it is set: the other implementations write no `Bind`.
 
         Returns:
@@ -116,18 +182,32 @@ class Asherah:
         Raises:
             ConfigurationError: A variable is missing, malformed or contradictory.
         """
-        settings = Settings.from_env(environ)
+        return cls._from_settings(Settings.from_env(environ))
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Self:
+        """Configure from the configuration of another Asherah implementation, by its JSON names.
+
+        Args:
+            config: `ServiceName`, `ProductID`, `KMS`, `ExpireAfter`, `CheckInterval`, `Metastore`, `RegionMap`, …
+            environ: The environment, for what the configuration leaves out; to contradict it is an error.
+
+        Returns:
+            The configured object.
+
+        Raises:
+            ConfigurationError: A setting is unknown, missing, malformed, contradictory, or has no meaning here.
+        """
+        return cls._from_settings(Settings.from_mapping(config, environ))
+
+    @classmethod
+    def _from_settings(cls, settings: Settings) -> Self:
         return cls(
             settings.service,
             settings.product,
             settings.open_kms(),
-            expire_after=settings.expire_after,
-            check_interval=settings.check_interval,
-            precision=settings.precision,
-            region_suffix=settings.region_suffix,
-            peers=settings.peers,
-            create_system_keys=settings.create_system_keys,
             metastore=settings.open_metastore(),
+            **{name: getattr(settings, name) for name in _SETTINGS},
         )
 
     def __repr__(self) -> str:
@@ -166,7 +246,16 @@ class Asherah:
             )
         keys = self._metastore or (root if metastore is None else key_table.root_engine(metastore))
         opened = key_table.open_metastore(keys, separate=metastore is not None) if isinstance(keys, Engine) else keys
-        hierarchy = Hierarchy(self._ids, self._policy, self._kms, opened)
+        kind = "sql" if isinstance(keys, Engine) else type(keys).__name__.lower().removesuffix("metastore")
+        hierarchy = Hierarchy(
+            self._ids,
+            self._policy,
+            MeteredKMS(self._kms, self.events),
+            MeteredMetastore(opened, kind, self.events),
+            self.events,
+            read_suffixes=self._read_suffixes,
+        )
+        self._expect(hierarchy)
         Attachment(root, hierarchy, self, keys=None if keys is root else keys).install(root)
         self._engines.add(root)
 
@@ -180,6 +269,7 @@ class Asherah:
         current: Attachment | None = getattr(root.dialect, "_sa_asherah", None)
         if current is not None and current.owner is self:
             current.remove()
+            self._dismiss(current.hierarchy)
         self._engines.discard(root)
 
     def create_metastore(self, bind: Engine | Connection | None = None) -> None:
@@ -232,36 +322,6 @@ class Asherah:
         """
         return unreadable(self, mode)
 
-    def session(
-        self, partition: str, *, engine: Engine | AsyncEngine | None = None, connection: Connection | None = None
-    ) -> Session:
-        """Encrypt and decrypt bytes for one partition beside the ORM, as records that other implementations read.
-
-        Args:
-            partition: The owner.
-            engine: The attached engine whose key table is used; may be left out if there is one.
-            connection: On SQLite, the connection whose transaction is open.
-
-        Returns:
-            A session, usable as a context manager.
-
-        Raises:
-            UsageError: It is not clear which engine is meant.
-            NotAttachedError: No engine is attached.
-        """
-        if engine is None and connection is not None:
-            engine = connection.engine
-        if engine is None:
-            engines = list(self._engines)
-            if not engines:
-                raise NotAttachedError("no engine is attached: call asherah.attach(engine) first")
-            if len(engines) > 1:
-                raise UsageError(
-                    "several engines are attached: say which key table with session(partition, engine=...)"
-                )
-            engine = engines[0]
-        return Session(self._attachment(engine).hierarchy, partition, connection)
-
     def system_keys(self, engine: Engine | AsyncEngine | None = None) -> SystemKeys:
         """Give what an operator does with system keys: rotate, rewrap, migrate.
 
@@ -286,7 +346,7 @@ class Asherah:
         else:
             rows = key_table.open_metastore(key_table.root_engine(engine), separate=True)
         current = self._kms.current if isinstance(self._kms, Succession) else None
-        return SystemKeys(self._ids, self._policy, self._kms, rows, current=current)
+        return SystemKeys(self._ids, self._policy, self._kms, rows, current=current, events=self.events)
 
     def close(self) -> None:
         """Detach all engines, wipe the keys in memory and close the key service. Calling it twice is harmless."""
@@ -295,9 +355,3 @@ class Asherah:
         if self._metastore is not None:
             self._metastore.close()
         self._kms.close()
-
-    def _attachment(self, engine: Engine | AsyncEngine) -> Attachment:
-        attachment: Any = getattr(key_table.root_engine(engine).dialect, "_sa_asherah", None)
-        if attachment is None or attachment.owner is not self:
-            raise NotAttachedError("this Asherah is not attached to that engine: call asherah.attach(engine) first")
-        return attachment  # type: ignore[no-any-return]

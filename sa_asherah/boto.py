@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
-from sa_asherah.config import read_text
 from sa_asherah.core.fork import ForkAware
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError
 
 if find_spec("boto3") is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings from the environment: strict, secret-free in every text, checked before anything is opened."""
+"""Settings from the environment or a mapping: strict, secret-free in every text, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn
 
+from sa_asherah.environ import read_count, read_flag, read_seconds, read_text, refuse_misfits
 from sa_asherah.errors import ConfigurationError
+from sa_asherah.mapping import json_name, to_environ
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sa_asherah.core.ports import ExternalMetastore, KeyManagementService
 
-__all__ = ["STAGE_NAMES", "Settings", "read_flag", "read_seconds", "read_text"]
+__all__ = ["STAGE_NAMES", "Settings"]
 
 STAGE_NAMES = ("ASHERAH_ENV", "APP_ENV", "FLASK_ENV", "DJANGO_ENV", "ENVIRONMENT")
 """Variables that may say that this process runs in production."""
@@ -33,70 +35,14 @@ _AWS_NAMES = (
     "REGION_MAP",
     "SECRETS_MANAGER_SECRET_ID",
 )
-_FLAGS = {"1": True, "true": True, "0": False, "false": False}
-
-
-def read_text(environ: Mapping[str, str], name: str) -> str | None:
-    """Read a text setting.
-
-    Args:
-        environ: The environment.
-        name: The variable.
-
-    Returns:
-        The value without surrounding white space; `None` where it is missing or empty.
-    """
-    return environ.get(name, "").strip() or None
-
-
-def read_flag(environ: Mapping[str, str], name: str) -> bool | None:
-    """Read a boolean setting: `1`, `0`, `true` or `false`.
-
-    Args:
-        environ: The environment.
-        name: The variable.
-
-    Returns:
-        The value, `None` where it is missing or empty.
-
-    Raises:
-        ConfigurationError: The value is none of these words.
-    """
-    value = read_text(environ, name)
-    if value is None:
-        return None
-    if value.lower() not in _FLAGS:
-        raise ConfigurationError(f"{name} must be true or false; got {value!r}")
-    return _FLAGS[value.lower()]
-
-
-def read_seconds(environ: Mapping[str, str], name: str, default: timedelta, least: int) -> timedelta:
-    """Read a time as a whole number of seconds.
-
-    Args:
-        environ: The environment.
-        name: The variable.
-        default: The value where it is missing or empty.
-        least: The smallest number allowed.
-
-    Returns:
-        The time.
-
-    Raises:
-        ConfigurationError: The value is not such a number.
-    """
-    value = read_text(environ, name)
-    if value is None:
-        return default
-    # Ten digits are 300 years: more would overflow the dates of keys.
-    if not re.fullmatch("[0-9]{1,10}", value) or int(value) < least:
-        raise ConfigurationError(f"{name} must be a whole number of seconds, {least} or more; got {value!r}")
-    return timedelta(seconds=int(value))
+_FOREIGN_METASTORES = ("memory", "sqlite", "test-debug-memory", "test-debug-sqlite")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `Asherah.from_env` needs to know. It may hold secrets: its `repr` shows none and it cannot be pickled.
+    """What `Asherah.from_env` and `Asherah.from_mapping` need to know.
+
+    It may hold secrets: its `repr` shows none and it cannot be pickled.
 
     Attributes:
         service: Name of the service, part of every key id.
@@ -112,8 +58,20 @@ class Settings:
         expire_after: Age at which a key encrypts no more.
         check_interval: How often a cached key is checked against the key table.
         precision: What the date of a new key is rounded down to.
+        max_stale: How long past `check_interval` keys are used while the key table cannot be read.
+        rotation_grace: How long past its expiry a key encrypts while its successor cannot be made.
+        rotation_spread: Over how long the keys of owners give way after their system key expired.
+        cache_size: How many keys of each level stay in memory.
+        cache_system_keys: Whether system keys stay in memory.
+        cache_intermediate_keys: Whether intermediate keys stay in memory.
+        shared_intermediate_keys: Whether sessions share one cache of intermediate keys.
+        session_cache: Whether what a session has of its own is kept for the next one of the same partition. Naming a
+            size or a duration asks for it, too.
+        session_cache_size: For how many partitions.
+        session_cache_duration: How long each is kept after its last use.
         region_suffix: Suffix of the key ids of this region: REGION_SUFFIX, or the AWS region where DDB_REGION_SUFFIX
             (also ENABLE_REGION_SUFFIX) asks for it.
+        read_suffixes: Suffixes of other regions whose keys are read, the empty one for ids without.
         peers: Whether other Asherah implementations use the same key table. With `dynamodb` true unless
             ASHERAH_PEERS says otherwise: a configuration taken over from another implementation comes with a table
             whose records have no `Bind`.
@@ -131,7 +89,18 @@ class Settings:
     expire_after: timedelta = timedelta(days=90)
     check_interval: timedelta = timedelta(minutes=60)
     precision: timedelta = timedelta(minutes=1)
+    max_stale: timedelta = timedelta(hours=1)
+    rotation_grace: timedelta = timedelta(hours=24)
+    rotation_spread: timedelta = timedelta(days=7)
+    cache_size: int = 1000
+    cache_system_keys: bool = True
+    cache_intermediate_keys: bool = True
+    shared_intermediate_keys: bool = True
+    session_cache: bool = False
+    session_cache_size: int = 1000
+    session_cache_duration: timedelta = timedelta(hours=2)
     region_suffix: str | None = None
+    read_suffixes: tuple[str, ...] = ()
     peers: bool = False
     create_system_keys: bool = True
 
@@ -148,6 +117,7 @@ class Settings:
         Raises:
             ConfigurationError: A setting is missing or malformed; the text names it and the remedy.
         """
+        refuse_misfits(environ)
         metastore = _metastore_name(environ)
         peers = read_flag(environ, "ASHERAH_PEERS")
         may_create = read_flag(environ, "ASHERAH_CREATE_SYSTEM_KEYS")
@@ -163,10 +133,45 @@ class Settings:
             expire_after=read_seconds(environ, "EXPIRE_AFTER_SECS", cls.expire_after, least=1),
             check_interval=read_seconds(environ, "REVOKE_CHECK_INTERVAL_SECS", cls.check_interval, least=0),
             precision=read_seconds(environ, "CREATE_DATE_PRECISION_SECS", cls.precision, least=1),
+            max_stale=read_seconds(environ, "ASHERAH_MAX_STALE_SECS", cls.max_stale, least=0),
+            rotation_grace=read_seconds(environ, "ASHERAH_ROTATION_GRACE_SECS", cls.rotation_grace, least=0),
+            rotation_spread=read_seconds(environ, "ASHERAH_ROTATION_SPREAD_SECS", cls.rotation_spread, least=0),
+            cache_size=read_count(environ, "INTERMEDIATE_KEY_CACHE_MAX_SIZE", cls.cache_size),
+            cache_system_keys=read_flag(environ, "CACHE_SYSTEM_KEYS") is not False,
+            cache_intermediate_keys=read_flag(environ, "CACHE_INTERMEDIATE_KEYS") is not False,
+            shared_intermediate_keys=read_flag(environ, "SHARED_INTERMEDIATE_KEY_CACHE") is not False,
+            session_cache=_caches_sessions(environ),
+            session_cache_size=read_count(environ, "SESSION_CACHE_MAX_SIZE", cls.session_cache_size),
+            session_cache_duration=read_seconds(
+                environ, "SESSION_CACHE_DURATION_SECS", cls.session_cache_duration, least=1
+            ),
             region_suffix=_region_suffix(environ, metastore),
+            read_suffixes=_read_suffixes(environ),
             peers=metastore == "dynamodb" if peers is None else peers,
             create_system_keys=may_create is None or may_create,
         )
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the configuration of another Asherah implementation, by its JSON names.
+
+        Args:
+            config: `ServiceName`, `ProductID`, `KMS`, `ExpireAfter`, …; `None` counts as missing.
+            environ: The environment, for what the configuration leaves out.
+
+        Returns:
+            The settings, each of them checked by itself.
+
+        Raises:
+            ConfigurationError: A setting is unknown, missing, malformed, without meaning here, or the environment
+                contradicts it; the text names it and the remedy.
+        """
+        merged = to_environ(config, environ)
+        try:
+            return cls.from_env(merged)
+        except ConfigurationError as error:
+            text = json_name(str(error))
+        raise ConfigurationError(text)
 
     def open_kms(self) -> KeyManagementService:
         """Make the key management service that the settings name. Nothing is asked of it yet.
@@ -234,6 +239,11 @@ def _metastore_name(environ: Mapping[str, str]) -> str:
         raise ConfigurationError("Metastore and METASTORE are both set and differ; remove one of them")
     given = given or other
     name = (given or "rdbms").lower()
+    if name in _FOREIGN_METASTORES:
+        raise ConfigurationError(
+            f"Metastore={given} is not offered: the key table is in the database of the engine that you attach, of "
+            "whatever kind; set Metastore=rdbms, or remove it"
+        )
     if name not in _METASTORE_NAMES:
         raise ConfigurationError(f"Metastore must be one of {', '.join(_METASTORE_NAMES)}; got {given!r}")
     if given is None and read_text(environ, "DDB_TABLE") is not None:
@@ -246,6 +256,18 @@ def _table_name(environ: Mapping[str, str]) -> str:
     if not re.fullmatch("[a-zA-Z0-9_.-]{3,255}", name):
         raise ConfigurationError(f"DDB_TABLE must have 3 to 255 letters, digits, '_', '.' or '-'; got {name!r}")
     return name
+
+
+def _caches_sessions(environ: Mapping[str, str]) -> bool:
+    wanted = read_flag(environ, "SESSION_CACHE")
+    if wanted is None:
+        return any(read_text(environ, name) for name in ("SESSION_CACHE_MAX_SIZE", "SESSION_CACHE_DURATION_SECS"))
+    return wanted
+
+
+def _read_suffixes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    value = read_text(environ, "RECOVERY_REGION_SUFFIXES")
+    return () if value is None else tuple(dict.fromkeys(part.strip() for part in value.split(",")))
 
 
 def _region_suffix(environ: Mapping[str, str], metastore: str) -> str | None:

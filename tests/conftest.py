@@ -55,6 +55,12 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests, so that no process has one left when the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_report_header() -> str:
     """Say which SQLAlchemy is under test."""
     return f"sqlalchemy: {importlib.metadata.version('sqlalchemy')}"

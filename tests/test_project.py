@@ -96,7 +96,13 @@ def test_one_module_imports_boto3() -> None:
     assert _importers("boto3") == {"boto.py"}
 
 
-@pytest.mark.parametrize("package", ["alembic", "boto3", "click", "django", "flask", "hvac", "pytest", "rich"])
+def test_one_module_imports_opentelemetry() -> None:
+    assert _importers("opentelemetry") == {"telemetry.py"}
+
+
+@pytest.mark.parametrize(
+    "package", ["alembic", "boto3", "click", "django", "flask", "hvac", "opentelemetry", "pytest", "rich"]
+)
 def test_importing_the_package_does_not_import(package: str) -> None:
     program = f"import sys, sa_asherah; sys.exit({package!r} in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}

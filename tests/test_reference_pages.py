@@ -13,6 +13,7 @@ import pytest
 
 import sa_asherah
 import sa_asherah.errors
+from sa_asherah import mapping
 from sa_asherah.cli.command import Status
 from sa_asherah.cli.root import cli
 
@@ -112,7 +113,7 @@ def settings_read() -> set[str]:
     for node in nodes(sorted(PACKAGE.rglob("*.py"))):
         match node:
             case ast.Call(func=ast.Name(id=name), args=[_, ast.Constant(value=str(variable)), *_]):
-                if name in {"read_text", "read_flag", "read_seconds", "_required"}:
+                if name in {"read_count", "read_text", "read_flag", "read_seconds", "_required"}:
                     found.add(variable)
                 elif name in {"either", "which"}:
                     found.add(f"VAULT_{variable}")
@@ -131,6 +132,12 @@ def test_every_setting_is_on_its_page_and_no_other() -> None:
     assert read - named == set()
     source = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     assert [name for name in named - read if f'"{name}"' not in source] == []
+
+
+def test_every_json_name_is_on_the_page_of_settings_and_no_other() -> None:
+    for heading, known in (("JSON name", mapping._ALL), ("refused JSON name", mapping._REFUSED)):
+        cells = " ".join(first_cells(page("settings"), heading))
+        assert sorted(re.findall(r"`(\w+)`", cells)) == sorted(known)
 
 
 def test_every_variable_that_a_page_sets_is_a_setting() -> None:

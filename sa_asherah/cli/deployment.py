@@ -13,7 +13,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import ArgumentError
 
 from sa_asherah.asherah import Asherah
-from sa_asherah.config import Settings, read_text
+from sa_asherah.config import Settings
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError, StaticKeyWarning
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import click
 from sa_asherah.cli.command import Command, Group, Status, database_option, dry_run_option, json_option
 from sa_asherah.cli.deployment import Deployment, pass_deployment
 from sa_asherah.cli.output import print_json, print_report, print_table, status_of
-from sa_asherah.config import read_flag
+from sa_asherah.environ import read_flag
 from sa_asherah.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:

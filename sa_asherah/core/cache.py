@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
+import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from sa_asherah.core.fork import ForkAware
-
-if TYPE_CHECKING:
-    from sa_asherah.core.key import Key
+from sa_asherah.core.key import Key
 
 __all__ = ["KeyCache"]
 
@@ -26,12 +25,13 @@ class KeyCache(ForkAware):
         """Start empty.
 
         Args:
-            size: How many keys to keep; `None` keeps all.
+            size: How many keys to keep, 0 for none; `None` keeps all.
         """
         self._size = size
         self._keys: OrderedDict[tuple[str, int], Key] = OrderedDict()
         self._newest: dict[str, Key] = {}
         super().__init__()
+        _caches.add(self)
 
     def reset_after_fork(self) -> None:
         """Make the lock anew; the keys stay."""
@@ -39,6 +39,16 @@ class KeyCache(ForkAware):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def snapshot(self) -> list[Key]:
+        """List the keys that are here.
+
+        Returns:
+            The keys, in no order.
+        """
+        with self._lock:
+            # The order, which readers change without the lock, is not followed: an iterator over it would break.
+            return list(dict[tuple[str, int], Key].values(self._keys))
 
     def get(self, key_id: str, created: int) -> Key | None:
         """Find a key.
@@ -121,3 +131,13 @@ class KeyCache(ForkAware):
     def _drop(self, key: Key) -> None:
         if self._newest.get(key.id) is key:
             del self._newest[key.id]
+
+
+_caches: weakref.WeakSet[KeyCache] = weakref.WeakSet()
+
+
+@atexit.register
+def _clear_all() -> None:
+    """Wipe the keys at the interpreter's exit, which deletes few objects by itself."""
+    for cache in list(_caches):
+        cache.clear()

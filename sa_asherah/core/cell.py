@@ -89,7 +89,7 @@ class Request(NamedTuple):
         plaintext: Type byte and value; already padded if the flags say so.
     """
 
-    cell_key: bytes
+    cell_key: bytes | bytearray
     created: int
     flags: int
     aad: bytes
@@ -186,13 +186,13 @@ def unpad(data: bytes) -> bytes:
     return data[:end]
 
 
-def _row_key(cell_key: bytes, header: bytes) -> tuple[bytes, bytes]:
+def _row_key(cell_key: bytes | bytearray, header: bytes) -> tuple[bytes, bytes]:
     """Derive a data row key and its commitment from the first 28 bytes of a cell."""
     okm = hmac.digest(cell_key, b"sa_asherah/row/1" + header, "sha512")
     return okm[:32], okm[32:]
 
 
-def _start_group(cell_key: bytes, created: int, flags: int, salt: bytes) -> tuple[bytes, _Encrypt]:
+def _start_group(cell_key: bytes | bytearray, created: int, flags: int, salt: bytes) -> tuple[bytes, _Encrypt]:
     """Make the head and the cipher of the cells that share a salt."""
     if len(cell_key) != _CELL_KEY_SIZE or not 0 <= created <= MAX_CREATED or flags & ~(ROW_BOUND | PADDED):
         raise UsageError(
@@ -223,7 +223,7 @@ def seal(requests: Sequence[Request]) -> list[bytes]:
     noise = memoryview(os.urandom((aead.NONCE_SIZE + _SALT_SIZE) * count))
     nonces = struct.iter_unpack("12s", noise[: aead.NONCE_SIZE * count])
     salts = struct.iter_unpack("16s", noise[aead.NONCE_SIZE * count :])
-    groups: dict[tuple[bytes, int, int], tuple[bytes, _Encrypt]] = {}
+    groups: dict[tuple[bytes | bytearray, int, int], tuple[bytes, _Encrypt]] = {}
     cells: list[bytes] = []
     budget = SALT_BUDGET
     for (cell_key, created, flags, aad, plaintext), (nonce,) in zip(requests, nonces, strict=True):
@@ -286,7 +286,7 @@ def parse(cell: bytes) -> Header:
     return Header(created, flags, salt, commitment)
 
 
-def opener(cell_key: bytes, head: bytes) -> Decrypt:
+def opener(cell_key: bytes | bytearray, head: bytes) -> Decrypt:
     """Derive the data row key of all cells with the same head, for `decrypt(nonce, ciphertext with tag, context)`.
 
     Args:
@@ -309,7 +309,7 @@ def opener(cell_key: bytes, head: bytes) -> Decrypt:
     return aead.cipher(key).decrypt
 
 
-def open_(cell_key: bytes, cell: bytes, aad: bytes, flags: int) -> bytes:
+def open_(cell_key: bytes | bytearray, cell: bytes, aad: bytes, flags: int) -> bytes:
     """Open one cell.
 
     Args:

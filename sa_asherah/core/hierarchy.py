@@ -3,44 +3,53 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from typing import TYPE_CHECKING, Any, NoReturn
+import math
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from sa_asherah.core.flight import Flights
+from sa_asherah.core.current import CurrentKeys
+from sa_asherah.core.events import Events
 from sa_asherah.core.keyring import Keyring
-from sa_asherah.core.selection import Selection
-from sa_asherah.errors import KeyNotFoundError, KeyRecordError, MetastoreUnavailableError, UsageError
+from sa_asherah.core.lookup import Lookup
+from sa_asherah.core.outage import Outage
+from sa_asherah.errors import KeyNotFoundError, UsageError, WrongPartitionError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Hashable, Iterable
 
     from sa_asherah.core.ids import KeyIds
     from sa_asherah.core.key import Key
     from sa_asherah.core.policy import CryptoPolicy
-    from sa_asherah.core.ports import KeyManagementService, KeyRow, KeyRows, Metastore
+    from sa_asherah.core.ports import KeyManagementService, Metastore
 
 __all__ = ["Hierarchy"]
 
-_PAUSE = 10.0
-
-_logger = logging.getLogger("sa_asherah.hierarchy")
+T = TypeVar("T")
 
 
 class Hierarchy:
     """System and intermediate keys of one service and product in one key table. Safe to share between threads.
 
-    A metastore of its own connections commits keys before they are used, so which key encrypts is known for
-    `check_interval` (less or more by up to a tenth). A metastore in the caller's transaction cannot know that: there
-    every call reads the records, and only what the transaction sees encrypts.
+    `CurrentKeys` says which keys encrypt, `Lookup` finds those that decrypt. Keys of other regions, if their suffixes
+    are listed, are read and never written with: see `unlock`.
 
     Attributes:
         ids: The ids of the keys.
         policy: Expiry, checks, grace.
-        row_keys: Dictionaries of data row keys that readers fill; emptied in place when keys change.
+        row_keys: Dictionaries of data row keys that readers fill; emptied in place when keys change or were checked.
+            Readers call `before_reading` before each statement, so that none is used for long without a look.
+        events: Who is told.
     """
 
-    def __init__(self, ids: KeyIds, policy: CryptoPolicy, kms: KeyManagementService, metastore: Metastore) -> None:
+    def __init__(
+        self,
+        ids: KeyIds,
+        policy: CryptoPolicy,
+        kms: KeyManagementService,
+        metastore: Metastore,
+        events: Events | None = None,
+        *,
+        read_suffixes: Iterable[str] = (),
+    ) -> None:
         """Start with no keys; nothing is read or made yet.
 
         Args:
@@ -48,16 +57,59 @@ class Hierarchy:
             policy: Expiry, checks, grace.
             kms: Wraps system keys.
             metastore: The key table.
+            events: Who is told; left out, nobody.
+            read_suffixes: Suffixes of other regions whose keys are read, in this order; the empty one for ids without.
+
+        Raises:
+            ConfigurationError: A suffix is unusable, or the policy does not go with the key table.
         """
+        self.events = events or Events()
         self.ids = ids
         self.policy = policy
-        self.row_keys: dict[Hashable, dict[bytes, Any]] = {}
         self._metastore = metastore
-        self._keyring = Keyring(ids, kms, metastore, policy.cache_size, self._forget_row_keys)
-        self._flights = Flights()
-        self._suspect_since = float("-inf")
-        self._try_again_at = float("-inf")
-        self._closed = False
+        self._outage = Outage()
+        self._start(
+            Keyring(
+                ids,
+                kms,
+                metastore,
+                policy,
+                self._forget_row_keys,
+                read_suffixes=read_suffixes,
+                events=self.events,
+            )
+        )
+
+    def _start(self, keyring: Keyring) -> None:
+        self.row_keys: dict[Hashable, dict[bytes, Any]] = {}
+        self._row_keys_since = -math.inf
+        self._keyring = keyring
+        self._lookup = Lookup(keyring, self.policy, self._metastore, self._outage, self._forget_row_keys, self.events)
+        self._current = CurrentKeys(keyring, self.policy, self._metastore, self._outage, self._lookup, self.events)
+
+    def branch(self) -> Hierarchy:
+        """Make a hierarchy for one session: with intermediate keys of its own, and all else in common.
+
+        Returns:
+            This very hierarchy if the policy has sessions share intermediate keys; else another one, to be given to
+            `drop` at the session's end.
+        """
+        if self.policy.shared_intermediate_keys:
+            return self
+        other: Hierarchy = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._start(self._keyring.private(other._forget_row_keys))
+        return other
+
+    def drop(self, branch: Hierarchy) -> None:
+        """Drop the keys of a branch.
+
+        Args:
+            branch: What `branch` gave.
+        """
+        if branch is not self:
+            branch._keyring.intermediate.clear()
+            branch._forget_row_keys()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} holds keys and cannot be pickled or copied; make another one")
@@ -85,104 +137,24 @@ class Hierarchy:
             MetastoreError: The key table failed.
         """
         wanted = {self.ids.intermediate_key_id(partition): partition for partition in partitions}
-        if self._metastore.enlisted:
-            chosen = self._select(wanted, connection)
-        else:
-            chosen = self._remembered(wanted)
-            if len(chosen) < len(wanted):
-                chosen.update(self._check({key_id: wanted[key_id] for key_id in wanted if key_id not in chosen}))
+        self._refuse_if_closed()
+        chosen = self._current.find(wanted, connection)
         return {wanted[key_id]: key for key_id, key in chosen.items()}
 
     def distrust(self) -> None:
         """Have every key's record read again before it encrypts: call it after a connection was lost."""
-        self._suspect_since = self.policy.clock()
+        self._outage.suspect(self.policy.clock())
 
-    def _remembered(self, key_ids: Iterable[str]) -> dict[str, Key]:
-        """Find the keys that were looked at lately and may encrypt still."""
-        now = self.policy.clock()
-        found: dict[str, Key] = {}
-        for key_id in key_ids:
-            key = self._keyring.intermediate.newest(key_id)
-            # A date of the last look in the future means that the clock was set back.
-            if key is not None and self._suspect_since < key.checked <= now < key.usable_until and not key.revoked:
-                found[key_id] = key
-        return found
+    def seconds_until_writes_stop(self) -> float:
+        """Tell how long writing would go on if neither the key table nor the key service answered from now on.
 
-    def _check(self, wanted: Mapping[str, str]) -> dict[str, Key]:
-        """Look at the key table for keys that were not looked at lately; other threads' looks count."""
-        mine, theirs = self._flights.claim(wanted)
-        try:
-            chosen = self._renew({key_id: wanted[key_id] for key_id in mine}) if mine else {}
-        finally:
-            self._flights.release(mine)
-        self._flights.wait(theirs)
-        chosen |= self._remembered(key_id for key_id in wanted if key_id not in chosen)
-        rest = {key_id: partition for key_id, partition in wanted.items() if key_id not in chosen}
-        return chosen | self._renew(rest) if rest else chosen
+        It falls while one of them is out of reach, which leaves that time to repair it.
 
-    def _renew(self, wanted: Mapping[str, str]) -> dict[str, Key]:
-        now = self.policy.clock()
-        stale = self._stale(wanted) if now < self._try_again_at else None
-        if stale is not None:
-            return stale
-        try:
-            return self._select(wanted, None)
-        except MetastoreUnavailableError:
-            self.distrust()
-            stale = self._stale(wanted)
-            if stale is None:
-                raise
-            self._try_again_at = now + min(_PAUSE, self.policy.check_interval)
-            _logger.warning("the key table cannot be read; %d keys encrypt on for a while", len(stale))
-            return stale
-
-    def _select(self, wanted: Mapping[str, str], connection: object | None) -> dict[str, Key]:
-        self._refuse_if_closed()
-        enlisted = self._metastore.enlisted
-        flights = None if enlisted else self._flights
-
-        def work(rows: KeyRows) -> Selection:
-            selection = Selection(self._keyring, self.policy, rows, wanted, flights)
-            selection.run()
-            return selection
-
-        selection = self._metastore.run(work, connection, writing=True)
-        for key in selection.chosen.values():
-            self._keyring.intermediate.put_newest(key)
-        if not enlisted:
-            self._note_check(selection)
-        return selection.chosen
-
-    def _note_check(self, selection: Selection) -> None:
-        policy = self.policy
-        interval = policy.check_interval * (0.9 + 0.2 * int.from_bytes(os.urandom(2), "big") / 65_535)
-        if selection.degraded:
-            interval = min(interval, _PAUSE)
-        for key in selection.chosen.values():
-            key.checked = selection.now
-            end = _oldest_date(key) + policy.expire_after
-            if end < selection.now:
-                end += policy.rotation_grace
-            key.usable_until = min(selection.now + interval, end)
-        self._forget_row_keys()
-
-    def _stale(self, wanted: Mapping[str, str]) -> dict[str, Key] | None:
-        """Find keys that may encrypt on although their records cannot be read now; `None` unless all can."""
-        now = self.policy.clock()
-        stale: dict[str, Key] = {}
-        for key_id in wanted:
-            key = self._keyring.intermediate.newest(key_id)
-            if key is None or key.revoked or not self._may_be_stale(key, now):
-                return None
-            stale[key_id] = key
-        return stale
-
-    def _may_be_stale(self, key: Key, now: float) -> bool:
-        policy = self.policy
-        return (
-            key.checked <= now <= key.checked + policy.check_interval + policy.max_stale
-            and now <= _oldest_date(key) + policy.expire_after + policy.rotation_grace
-        )
+        Returns:
+            Seconds until the first owner cannot be written for, of those that were written for since the last check
+            and whose keys are in memory; infinity if there are none.
+        """
+        return self._current.seconds_left()
 
     # Keys to decrypt with
 
@@ -204,16 +176,107 @@ class Hierarchy:
             KmsError: The KMS failed.
             MetastoreError: The key table failed.
         """
-        key_id = self.ids.intermediate_key_id(partition)
-        key = self._keyring.intermediate.get(key_id, created)
-        if key is not None:
-            return key
-        self._refuse_if_closed()
-        if self._metastore.enlisted:
-            return self._load(key_id, created, partition, connection)
-        with self._flights.turn((key_id, created)):
-            key = self._keyring.intermediate.get(key_id, created)
-            return key or self._load(key_id, created, partition, connection)
+        return self._lookup.find((self.ids.intermediate_key_id(partition), created), partition, connection)
+
+    def readable_ids(self, partition: str) -> tuple[str, ...]:
+        """Name the intermediate keys of a partition that may be read: this region's, then the others' in their order.
+
+        A data row record whose `ParentKeyMeta.KeyId` is none of them belongs to another partition.
+
+        Args:
+            partition: The partition.
+
+        Returns:
+            Key ids.
+
+        Raises:
+            OwnerRequiredError: The partition is unusable.
+        """
+        return tuple(ids.intermediate_key_id(partition) for ids in self._keyring.regions)
+
+    def unlock(
+        self,
+        partition: str,
+        created: int,
+        opener: Callable[[Key], T | None],
+        connection: object | None = None,
+        *,
+        key_id: str | None = None,
+    ) -> T | None:
+        """Open something with the key that it names: this region's, else the other regions' in their order.
+
+        A cell names the date of its key only, so each region's key of that date is tried, and the cell's commitment
+        decides. A data row record names the key id, too: then no other key is tried. A key that does not open it is
+        read once more first, since another one may have its place now.
+
+        Args:
+            partition: The partition, from the row's owner.
+            created: Date of the key in seconds, from the value.
+            opener: Returns `None` if the key does not open the value (a commitment or tag that does not hold).
+            connection: The SQLAlchemy `Connection` that read the value, if it is still there.
+            key_id: The key id that the value names, one of `readable_ids`; left out, any of these.
+
+        Returns:
+            What `opener` returned; `None` if there are keys, and none of them opens the value.
+
+        Raises:
+            OwnerRequiredError: The partition is unusable.
+            WrongPartitionError: `key_id` is none of `readable_ids`.
+            KeyNotFoundError: The key table has no such key, or not the system key that wraps it.
+            KeyRecordError: A key record does not hold.
+            KmsError: The KMS failed.
+            MetastoreError: The key table failed.
+        """
+        key_ids = self.readable_ids(partition)
+        if key_id is not None:
+            if key_id not in key_ids:
+                raise WrongPartitionError(
+                    f"the value belongs to the key {key_id!r}, its place to {key_ids[0]!r}: it was moved here, or it "
+                    "was written in a region whose suffix is not in read_suffixes (RECOVERY_REGION_SUFFIXES)"
+                )
+            key_ids = (key_id,)
+        places = [(one, created) for one in key_ids]
+        found, opened = self._unlock_one(places, partition, opener, connection)
+        # Another process may have made this region's key after it was looked for in vain.
+        if opened is None and found and self._lookup.forget_absent(places):
+            _, opened = self._unlock_one(places, partition, opener, connection)
+        return opened
+
+    def _unlock_one(
+        self,
+        places: list[tuple[str, int]],
+        partition: str,
+        opener: Callable[[Key], T | None],
+        connection: object | None,
+    ) -> tuple[bool, T | None]:
+        """Try keys, first those in memory: what opens a value is the same in any order. Tell whether there were any."""
+        missing: KeyNotFoundError | None = None
+        found = False
+        for place in sorted(places, key=lambda place: not self._lookup.is_here(place)):
+            try:
+                key = self._lookup.find(place, partition, connection)
+                opened = opener(key)
+                if opened is None:
+                    current = self.reload(key, connection)
+                    opened = None if current is key else opener(current)
+            except KeyNotFoundError as error:
+                missing = missing or error
+                continue
+            found = True
+            if opened is not None:
+                return True, opened
+        if not found and missing is not None:
+            raise missing
+        return found, None
+
+    def before_reading(self) -> None:
+        """Forget the data row keys from time to time; call it before each statement that reads encrypted columns."""
+        now = self.policy.clock()
+        is_young = self._row_keys_since <= now < self._row_keys_since + self.policy.check_interval / 10
+        # While the table cannot be read, each key's time may be up.
+        if self._outage.is_on or not is_young:
+            self._row_keys_since = now
+            self._forget_row_keys()
 
     def reload(self, key: Key, connection: object | None = None) -> Key:
         """Read a key's record once more: a value that it should open did not open.
@@ -232,39 +295,17 @@ class Hierarchy:
             MetastoreError: The key table failed.
         """
         try:
-            return self._load(key.id, key.created, key.partition or "", connection)
+            return self._lookup.load((key.id, key.created), key.partition or "", connection)
         except KeyNotFoundError:
             self._keyring.intermediate.forget(key)
             self._forget_row_keys()
             raise
 
-    def _load(self, key_id: str, created: int, partition: str, connection: object | None) -> Key:
-        def work(rows: KeyRows) -> Key:
-            row = _existing(rows, (key_id, created))
-            place = self._keyring.record(row).parent
-            if place is None:
-                raise KeyRecordError(f"key record {key_id!r} created {created} names no system key; restore the row")
-            parent = self._keyring.system.get(*place)
-            if parent is None:
-                parent_row = _existing(rows, place)
-                self._keyring.fetch_system_keys(rows)
-                return self._keyring.intermediate_key(row, partition, self._keyring.system_key(parent_row))
-            try:
-                return self._keyring.intermediate_key(row, partition, parent)
-            except KeyRecordError:
-                # The system key may be one that was rolled back, and another one has its place now.
-                current = self._keyring.system_key(_existing(rows, place))
-                if current is parent:
-                    raise
-                return self._keyring.intermediate_key(row, partition, current)
-
-        return self._metastore.run(work, connection)
-
     # The end
 
     def close(self) -> None:
         """Drop all keys and release the metastore; the KMS stays open. A key still in use is wiped after its use."""
-        self._closed = True
+        self._outage.is_closed = True
         self._keyring.clear()
         self._forget_row_keys()
         self._metastore.close()
@@ -274,20 +315,5 @@ class Hierarchy:
             known.clear()
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
+        if self._outage.is_closed:
             raise UsageError("this Asherah is closed or detached from the engine; make a new one and attach it")
-
-
-def _oldest_date(key: Key) -> int:
-    """Date the key by the older of itself and its system key: what expires first."""
-    return key.created if key.parent is None else min(key.created, key.parent.created)
-
-
-def _existing(rows: KeyRows, place: tuple[str, int]) -> KeyRow:
-    row = rows.exact((place,)).get(place)
-    if row is None:
-        raise KeyNotFoundError(
-            f"key {place[0]!r} created {place[1]} is not in the table encryption_key. If the table was restored or "
-            "replaced, restore the newest copy of it; nothing else reads what this key encrypted"
-        )
-    return row

@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING
 
 from sa_asherah.core.encoding import has_utf8
 from sa_asherah.errors import ConfigurationError, OwnerRequiredError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["MAX_CREATED", "MAX_ID_LENGTH", "KeyIds"]
 
@@ -67,6 +73,35 @@ class KeyIds:
             raise ConfigurationError(
                 f"the {what} name {name!r} has surrounding spaces, quotes, backslashes or unprintable characters"
             )
+
+    def regions(self, read_suffixes: Iterable[str]) -> tuple[KeyIds, ...]:
+        """Name the regions whose keys may be read: this one, then others by their suffixes, in their order.
+
+        A key id of one of them is never an id of another one, whatever the partition.
+
+        Args:
+            read_suffixes: The other regions' suffixes, the empty one for ids without; this one's own does not count.
+
+        Returns:
+            The ids of each region, each once.
+
+        Raises:
+            ConfigurationError: A suffix is unusable, or makes ids ambiguous.
+        """
+        suffixes = dict.fromkeys((self.suffix, *read_suffixes))
+        found = tuple(dataclasses.replace(self, suffix=suffix) for suffix in suffixes)
+        for one, other in permutations(found, 2):
+            if one.tail.endswith(other.tail):
+                raise ConfigurationError(
+                    f"the region suffixes {one.suffix!r} and {other.suffix!r} make key ids ambiguous: with the service "
+                    f"and product, an id that ends with {one.tail!r} may be of either; use other suffixes"
+                )
+        return found
+
+    @property
+    def tail(self) -> str:
+        """What every intermediate key id ends with."""
+        return "_" + self._joined()
 
     def _joined(self, *parts: str) -> str:
         suffix = (self.suffix,) if self.suffix else ()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sa_asherah.errors import KmsError
@@ -28,7 +28,7 @@ class KeyRow:
 
     id: str
     created: int
-    text: str
+    text: str = field(repr=False)
 
 
 class KeyManagementService(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +17,7 @@ from sa_asherah.errors import AsherahError, KeyNotFoundError, KmsCiphertextError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sa_asherah.core.events import Events
     from sa_asherah.core.ids import KeyIds
     from sa_asherah.core.key_record import KeyRecord
     from sa_asherah.core.ports import KeyManagementService, Metastore
@@ -27,8 +27,6 @@ __all__ = ["Migration", "Problem", "Renewal", "Report", "Rewrap"]
 Outcome = Literal["already", "moved", "skipped"]
 
 _TRIES = 5
-
-_audit = logging.getLogger("sa_asherah.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,11 @@ class Rewrap:
         self._target = target
         self._report = Report(dry_run=dry_run)
 
-    def run(self) -> Report:
+    def run(self, events: Events) -> Report:
         """Make the pass. What goes wrong with one key does not stop the others.
+
+        Args:
+            events: Who is told of each key that was wrapped anew.
 
         Returns:
             What was found and done.
@@ -115,6 +116,8 @@ class Rewrap:
                 self._report.failed.append(Problem(row.id, row.created, str(error)))
             else:
                 setattr(self._report, outcome, getattr(self._report, outcome) + 1)
+                if outcome == "moved" and not self._report.dry_run:
+                    events.emit("system_key_rewrapped", id=row.id, created=row.created)
         self._look_again({row.created for row in rows})
         return self._report
 
@@ -139,7 +142,6 @@ class Rewrap:
                 return "moved"
             if self._replace(row, renewed.text):
                 self._verify_stored(row, base64_text(blob), secret)
-                _audit.info("system_key_rewrapped: %s created %d", row.id, row.created)
                 return "moved"
             row = self._read_again(row)
         raise MetastoreError("others change this record all the time; let them end and start again")

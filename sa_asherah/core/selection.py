@@ -7,13 +7,8 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, NoReturn
 
-from sa_asherah.errors import (
-    KeyExpiredError,
-    KeyRecordError,
-    KmsError,
-    MetastoreError,
-    MetastoreUnavailableError,
-)
+from sa_asherah.core.events import Events
+from sa_asherah.errors import KeyExpiredError, KeyRecordError, KmsError, MetastoreError, MetastoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -27,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection"]
 
-_AHEAD = 300
 _TRIES = 5
 
 _logger = logging.getLogger("sa_asherah.hierarchy")
@@ -36,8 +30,9 @@ _logger = logging.getLogger("sa_asherah.hierarchy")
 class Selection:
     """Finds or makes the intermediate keys that may encrypt now, for several partitions at once.
 
-    The newest record of an id counts, and only that. It encrypts if neither it nor its system key is expired or
-    revoked; else a new key takes over. A record that does not hold is an error, never a reason for a new key.
+    The newest record of an id counts, and only that. It encrypts if neither it nor its system key is revoked or too
+    old, which the policy tells; else a new key takes over. A record that does not hold is an error, never a reason for
+    a new key.
 
     Attributes:
         now: When the pass began, in seconds.
@@ -45,13 +40,14 @@ class Selection:
         degraded: Whether an expired one is among them because no successor could be made.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- what it is made of
         self,
         keyring: Keyring,
         policy: CryptoPolicy,
         rows: KeyRows,
         partitions: Mapping[str, str],
         flights: Flights | None,
+        events: Events | None = None,
     ) -> None:
         """Prepare a pass.
 
@@ -62,13 +58,16 @@ class Selection:
             partitions: The partitions by intermediate key id.
             flights: Single flight for creating a system key; `None` if the rows are in the caller's transaction, where
                 nobody may wait for anybody.
+            events: Who is told of keys made.
         """
+        self._events = events or Events()
         self._keyring = keyring
         self._policy = policy
         self._rows = rows
         self._partitions = partitions
         self._flights = flights
         self.now = policy.clock()
+        self._horizon = policy.horizon(self.now)
         self._system_id = keyring.ids.system_key_id()
         self._newest: dict[str, KeyRow] = {}
         self._seen: dict[tuple[str, int], KeyRow] = {}
@@ -94,10 +93,9 @@ class Selection:
                 self.chosen.update(self._replace(missing))
 
     def _look(self, key_ids: Collection[str]) -> None:
-        found = self._rows.newest(tuple(key_ids), int(self.now) + _AHEAD)
+        found = self._rows.newest(tuple(key_ids), self._horizon)
         self._newest.update(found)
-        for row in found.values():
-            self._seen[row.id, row.created] = row
+        self._seen.update(((row.id, row.created), row) for row in found.values())
         if self._system_id in found:
             self._keyring.watch(found[self._system_id])
 
@@ -111,25 +109,36 @@ class Selection:
 
     # What decides whether a key may encrypt
 
-    def _is_valid(self, record: KeyRecord) -> bool:
-        return not record.revoked and not self._policy.is_expired(record.created, self.now)
+    def _may_wrap(self, record: KeyRecord) -> bool:
+        end = self._policy.wraps_until(record.id, record.created)
+        return not record.revoked and self.now <= end and not self._keyring.is_worn((record.id, record.created))
 
-    def _is_in_grace(self, record: KeyRecord) -> bool:
-        return (
-            not record.revoked and self.now <= record.created + self._policy.expire_after + self._policy.rotation_grace
-        )
+    def _may_encrypt(self, record: KeyRecord, parent: KeyRecord) -> bool:
+        end = self._policy.encrypts_until(record.id, record.created, parent.created)
+        is_worn = self._keyring.is_worn((record.id, record.created))
+        return self.now <= end and not (record.revoked or parent.revoked or is_worn)
+
+    def _may_wrap_in_grace(self, record: KeyRecord) -> bool:
+        return not record.revoked and self.now <= self._policy.wraps_in_grace_until(record.created)
+
+    def _may_encrypt_in_grace(self, record: KeyRecord, parent: KeyRecord) -> bool:
+        end = self._policy.encrypts_in_grace_until(record.id, record.created, parent.created)
+        return not (record.revoked or parent.revoked) and self.now <= end
 
     def _is_as_before(self, key_id: str) -> bool:
         """Choose the key that encrypted last, if its record and its system key's are still exactly the same."""
         key = self._keyring.intermediate.newest(key_id)
         row = self._newest.get(key_id)
-        if key is None or row is None or key.parent is None or row.text != key.text or row.created != key.created:
+        if key is None or key.parent is None:
             return False
         parent = key.parent
         parent_row = self._seen.get((parent.id, parent.created))
-        if parent_row is None or parent_row.text != parent.text:
+        if parent_row is not None:
+            with contextlib.suppress(KeyRecordError):  # told where the record is needed
+                self._keyring.record(parent_row, parent)
+        if row is None or row.text != key.text or row.created != key.created:
             return False
-        if not self._is_valid(key.record) or not self._is_valid(parent.record):
+        if parent_row is None or parent_row.text != parent.text or not self._may_encrypt(key.record, parent.record):
             return False
         self.chosen[key_id] = key
         return True
@@ -140,22 +149,22 @@ class Selection:
             self.chosen[key_id] = key
         return key is not None
 
-    def _valid_key(self, key_id: str, may: Callable[[KeyRecord], bool] | None = None) -> Key | None:
-        """Unwrap the newest key if it and its system key may encrypt, by default: are valid."""
-        may = may or self._is_valid
+    def _valid_key(self, key_id: str, may: Callable[[KeyRecord, KeyRecord], bool] | None = None) -> Key | None:
+        """Unwrap the newest key if it may encrypt."""
+        may = may or self._may_encrypt
         row = self._newest.get(key_id)
         if row is None:
             return None
         record = self._keyring.record(row)
         parent_row = None if record.parent is None else self._seen.get(record.parent)
-        if parent_row is None or not may(record) or not may(self._keyring.record(parent_row)):
+        if parent_row is None or not may(record, self._keyring.record(parent_row)):
             return None
         parent = self._keyring.system_key(parent_row)
         return self._keyring.intermediate_key(row, self._partitions[key_id], parent)
 
     def _valid_system_key(self, may: Callable[[KeyRecord], bool] | None = None) -> Key | None:
         row = self._newest.get(self._system_id)
-        if row is None or not (may or self._is_valid)(self._keyring.record(row)):
+        if row is None or not (may or self._may_wrap)(self._keyring.record(row)):
             return None
         key = self._keyring.system_key(row)
         self._keyring.system.put_newest(key)
@@ -182,7 +191,7 @@ class Selection:
 
     def _is_lost(self, key: Key) -> bool:
         row = self._newest.get(key.id)
-        return key.created <= int(self.now) + _AHEAD and (row is None or row.created < key.created)
+        return key.created <= self._horizon and (row is None or row.created < key.created)
 
     def _parent_in_memory(self, key_id: str) -> Key | None:
         """Find the system key that opens the newest record, if the table lacks it."""
@@ -224,7 +233,8 @@ class Selection:
         for key in keys:
             row = self._seen[key.id, key.created]
             newest = self._newest.get(key.id)
-            if newest is None or newest.created < row.created:
+            # One from the far future is there for reading only, as if `newest` had found it.
+            if row.created <= self._horizon and (newest is None or newest.created < row.created):
                 self._newest[key.id] = row
 
     # New keys
@@ -289,7 +299,6 @@ class Selection:
         )
         key = made[self._system_id]
         self._keyring.system.put_newest(key)
-        _logger.info("system key %s created %d", key.id, key.created)
         return key
 
     def _make(self, missing: Collection[str], parent: Key) -> dict[str, Key]:
@@ -317,8 +326,11 @@ class Selection:
                 row = self._seen.get((key_id, draft.created))
                 if row is None:
                     self._refuse_vanished(key_id, draft.created)
-                self._newest[key_id] = row
-                key = self._keyring.keep(draft, row) or winner(key_id)
+                previous, self._newest[key_id] = self._newest.get(key_id), row
+                key = self._keyring.keep(draft, row)
+                if key is not None:
+                    self._tell(key, previous)
+                key = key or winner(key_id)
                 if key is None:
                     pending[key_id] = draft.created + 1
                 else:
@@ -331,6 +343,13 @@ class Selection:
             "holds a revoked or expired key. Try again in a minute"
         )
 
+    def _tell(self, key: Key, previous: KeyRow | None) -> None:
+        _logger.info("key %s created %d is new", key.id, key.created)
+        self._events.emit("key_created", id=key.id, created=key.created)
+        if previous is not None:
+            before = {"previous": previous.created, "previous_revoked": self._keyring.record(previous).revoked}
+            self._events.emit("key_rotated", id=key.id, created=key.created, **before)
+
     def _refuse_vanished(self, key_id: str, created: int) -> NoReturn:
         raise MetastoreError(
             f"key record {key_id!r} created {created} was inserted and is not there; check the table encryption_key "
@@ -342,8 +361,7 @@ class Selection:
         if key_id in self._newest:
             dates.append(self._newest[key_id].created + 1)
         # The place of a system key that is missing stays free: it may come back from a backup.
-        limit = int(self.now) + _AHEAD
-        dates += [created + 1 for named_id, created in self._named if named_id == key_id and created <= limit]
+        dates += [created + 1 for named_id, created in self._named if named_id == key_id and created <= self._horizon]
         return max(dates)
 
     # When no successor can be made
@@ -353,18 +371,18 @@ class Selection:
         held: dict[str, Key] = {}
         without: list[str] = []
         for key_id in missing:
-            key = self._valid_key(key_id, self._is_in_grace)
+            key = self._valid_key(key_id, self._may_encrypt_in_grace)
             if key is None:
                 without.append(key_id)
             else:
                 held[key_id] = key
         if held:
-            _logger.warning("%d expired keys encrypt on, no successor could be made: %s", len(held), error)
+            _logger.warning("%d keys that are due encrypt on, no successor could be made: %s", len(held), error)
         if without:
             row = self._newest.get(self._system_id)
             # With a valid system key the fault lies elsewhere.
-            is_other = row is not None and self._is_valid(self._keyring.record(row))
-            parent = None if is_other else self._valid_system_key(self._is_in_grace)
+            is_other = row is not None and self._may_wrap(self._keyring.record(row))
+            parent = None if is_other else self._valid_system_key(self._may_wrap_in_grace)
             if parent is None:
                 self._refuse(without, error)
             held.update(self._make(without, parent))
@@ -372,7 +390,8 @@ class Selection:
 
     def _refuse(self, without: Collection[str], error: Exception) -> NoReturn:
         rows = [self._newest[key_id] for key_id in (*without, self._system_id) if key_id in self._newest]
-        old = [row.id for row in rows if not self._is_valid(self._keyring.record(row))]
+        records = [self._keyring.record(row) for row in rows]
+        old = [one.id for one in records if one.revoked or self._policy.is_expired(one.created, self.now)]
         if not old or isinstance(error, KeyExpiredError):
             raise error
         raise KeyExpiredError(

@@ -2,28 +2,41 @@
 """Reads JSON that someone else may have written or altered: one text has one meaning, or it is refused.
 
 `json.loads` alone takes duplicate members (the last one wins), NaN, `true` where an integer is meant and lone
-surrogates, and `b64decode` skips foreign characters.
+surrogates, and nesting as deep as the caller's stack allows; `b64decode` skips foreign characters.
 """
 
 from __future__ import annotations
 
 import binascii
 import json
+import math
 from collections.abc import Mapping
-from typing import NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from sa_asherah.core.encoding import has_utf8
 from sa_asherah.core.ids import MAX_CREATED
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
+    "MAX_NESTING",
     "StrictJsonError",
     "base64_bytes",
     "base64_text",
     "created_member",
     "load_object",
+    "load_value",
     "object_member",
     "text_member",
 ]
+
+
+MAX_NESTING = 100
+"""How many levels deep arrays and objects may be; MySQL's bound."""
+
+# What is parsed may take a hundred times the memory of its text. No record of ours or a peer's has near as many parts.
+_MAX_PARTS = 1_000
 
 
 class StrictJsonError(ValueError):
@@ -41,23 +54,64 @@ def load_object(text: str, max_length: int) -> Mapping[str, object]:
         Its members.
 
     Raises:
-        StrictJsonError: It is no JSON object, too long, too deep, has a member twice, a NaN or a lone surrogate.
+        StrictJsonError: It is no JSON object, too long, too deep, has too many parts, a member twice, a number that is
+            not finite or a lone surrogate.
     """
     if len(text) > max_length:
         raise StrictJsonError(f"it is longer than {max_length} characters")
-    value: object = None
+    if sum(map(text.count, "[{,")) > _MAX_PARTS:
+        raise StrictJsonError(f"it has more than {_MAX_PARTS} parts")
+    value = load_value(text)
+    if not isinstance(value, dict):
+        raise StrictJsonError("it is not a well-formed JSON object")
+    return cast("dict[str, object]", value)
+
+
+def load_value(text: str) -> object:
+    """Read any JSON text.
+
+    Args:
+        text: The JSON text.
+
+    Returns:
+        Its value.
+
+    Raises:
+        StrictJsonError: It is no JSON, too deep, has a member twice, a number that is not finite or a lone surrogate.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value: object = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
         if "\\" in text or not text.isascii():
             json.dumps(value, ensure_ascii=False).encode()
     except StrictJsonError:
         raise
     except (ValueError, RecursionError):
-        # Not raised again from here: a JSONDecodeError and a UnicodeEncodeError carry the text.
-        value = None
-    if not isinstance(value, dict):
-        raise StrictJsonError("it is not a well-formed JSON object")
-    return cast("dict[str, object]", value)
+        pass
+    else:
+        if sum(map(text.count, "[{")) > MAX_NESTING and _is_deep(value):
+            raise StrictJsonError(f"it is nested more than {MAX_NESTING} levels deep")
+        return value
+    # Not raised in the handler: a JSONDecodeError and a UnicodeEncodeError carry the text.
+    raise StrictJsonError("it is not well-formed JSON")
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [child for each in level for child in _nested(each)]
+    return bool(level)
+
+
+def _nested(value: object) -> list[object]:
+    """List the objects and arrays right inside an object or array."""
+    children: Iterable[object] = ()
+    if isinstance(value, dict):
+        children = cast("dict[str, object]", value).values()
+    elif isinstance(value, list):
+        children = cast("list[object]", value)
+    return [child for child in children if isinstance(child, dict | list)]
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -65,6 +119,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(members) != len(pairs):
         raise StrictJsonError("it has a member twice")
     return members
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _refuse_constant(digits)
 
 
 def _refuse_constant(_name: str) -> NoReturn:

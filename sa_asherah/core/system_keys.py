@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
+from sa_asherah.core.events import Events, write_audit_log
 from sa_asherah.core.keyring import Keyring
 from sa_asherah.core.rewrap import Migration, Renewal
 from sa_asherah.core.selection import Selection
@@ -63,6 +64,7 @@ class SystemKeys:
         metastore: Metastore,
         *,
         current: KeyManagementService | None = None,
+        events: Events | None = None,
     ) -> None:
         """Take what the application uses.
 
@@ -72,7 +74,9 @@ class SystemKeys:
             kms: Wraps and opens system keys.
             metastore: The key table; what it writes must be committed at once.
             current: The service that new system keys belong to, if `kms` knows several.
+            events: Who is told; left out, the audit log.
         """
+        self._events = events or Events(write_audit_log)
         self._ids = ids
         self._policy = dataclasses.replace(policy, create_system_keys=True)
         self._kms = kms
@@ -116,8 +120,8 @@ class SystemKeys:
         until = math.inf if force else self._policy.clock() + ahead.total_seconds()
 
         def work(rows: KeyRows) -> Rotation:
-            keyring = Keyring(self._ids, self._kms, self._metastore, self._policy.cache_size, lambda: None)
-            selection = Selection(keyring, self._policy, rows, {}, None)
+            keyring = Keyring(self._ids, self._kms, self._metastore, self._policy, lambda: None, events=self._events)
+            selection = Selection(keyring, self._policy, rows, {}, None, self._events)
             # Opened even if its successor is due: a service that cannot open it is not the application's.
             newest = selection.newest_system_key()
             due = newest is None or newest.revoked or self._policy.is_expired(newest.created, until)
@@ -147,7 +151,7 @@ class SystemKeys:
             renewed = service.rewrap_key(blob)
             return None if renewed.rpartition(b":")[0] == blob.rpartition(b":")[0] else renewed
 
-        return Renewal(self._ids, self._metastore, self._current, renew, dry_run=dry_run).run()
+        return Renewal(self._ids, self._metastore, self._current, renew, dry_run=dry_run).run(self._events)
 
     def migrate(self, old: KeyManagementService, *, dry_run: bool = False) -> Report:
         """Move system keys here from another service; processes that know only that one cannot open them then.
@@ -162,7 +166,7 @@ class SystemKeys:
         Raises:
             MetastoreError: The key table cannot be read.
         """
-        return Migration(self._ids, self._metastore, old, self._current, dry_run=dry_run).run()
+        return Migration(self._ids, self._metastore, old, self._current, dry_run=dry_run).run(self._events)
 
     def _rotation(self, key: Key | None, *, due: bool, made: bool) -> Rotation:
         system_id = self._ids.system_key_id()

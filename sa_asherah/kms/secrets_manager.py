@@ -8,9 +8,9 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from sa_asherah.boto import Clients, Failure, check_region, read_region
-from sa_asherah.config import read_text
 from sa_asherah.core import aead
 from sa_asherah.core.fork import ForkAware
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError
 from sa_asherah.kms.aws.failure import kms_error
 from sa_asherah.kms.static import LocalKMS

@@ -9,9 +9,10 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NoReturn
 
-from sa_asherah.config import STAGE_NAMES, read_text
+from sa_asherah.config import STAGE_NAMES
 from sa_asherah.core import aead
 from sa_asherah.core.ports import KeyManagementService
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError, KmsCiphertextError, StaticKeyWarning, UsageError
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize, ref
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import ExecutableDDLElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
@@ -18,8 +19,9 @@ from sqlalchemy.sql.lambdas import LambdaElement
 
 from sa_asherah import metastore
 from sa_asherah.core import cell
-from sa_asherah.errors import AsherahError, ConfigurationError, OwnerChangedError
+from sa_asherah.errors import AsherahError, ConfigurationError, MetastoreUnavailableError, OwnerChangedError
 from sa_asherah.orm.assignments import NULL_GUARD, STRICT_GUARD, cut_off
+from sa_asherah.orm.audit import Audit
 from sa_asherah.orm.element import SUPPORTED_DIALECTS
 from sa_asherah.orm.inserts import rewrite_insert
 from sa_asherah.orm.nested import has_nested, never_cache, rewrite_nested
@@ -39,10 +41,15 @@ __all__ = ["Attachment"]
 _logger = logging.getLogger("sa_asherah.orm")
 
 Parameters = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 
 class Attachment:
-    """What `attach` puts on an engine; the engine owns it. Safe to share between threads."""
+    """What `attach` puts on an engine; the engine owns it. Safe to share between threads.
+
+    Attributes:
+        audit: Counts values that are decrypted; `None` while nobody asks for that.
+    """
 
     def __init__(
         self, engine: Engine, hierarchy: Hierarchy, owner: object, *, keys: Engine | ExternalMetastore | None = None
@@ -64,6 +71,8 @@ class Attachment:
         self._reading: ContextVar[ref[Connection] | None] = ContextVar("sa_asherah_reading", default=None)
         self._remembers_connection = engine.dialect.name == "sqlite" and keys is None
         self._checked = False
+        self._audit = Audit(hierarchy.events)
+        self.audit: Audit | None = None
         self._listeners: list[tuple[str, Any]] = [
             ("before_execute", self._before_execute),
             ("before_cursor_execute", self._before_cursor_execute),
@@ -133,22 +142,22 @@ class Attachment:
         """
         return self.hierarchy.encryption_keys(partitions, connection)
 
-    def decryption_key(self, partition: str, created: int) -> Key:
-        """Find the key of a cell.
+    def unlock(
+        self, partition: str, created: int, opener: Callable[[Key], T | None], key_id: str | None = None
+    ) -> T | None:
+        """Open something with the key of a value.
 
         Args:
             partition: The owner's partition.
-            created: Date of the key, from the cell.
-        """
-        return self.hierarchy.decryption_key(partition, created, self._reading_connection())
+            created: Date of the key, from the value.
+            opener: Returns `None` if the key does not open it.
+            key_id: Key id, from a data row record; one of `Hierarchy.readable_ids`.
 
-    def reload(self, key: Key) -> Key:
-        """Read a key's record once more.
-
-        Args:
-            key: The key under which a commitment failed.
+        Returns:
+            What `opener` returned; `None` if no key opens it.
         """
-        return self.hierarchy.reload(key, self._reading_connection())
+        with self.hierarchy.events.measure("drr.decrypt", via="statement"):
+            return self.hierarchy.unlock(partition, created, opener, self._reading_connection(), key_id=key_id)
 
     def check(self, connection: Connection, *, writing: bool = False) -> None:
         """Check the key table and the database once before the first statement with encrypted columns.
@@ -169,7 +178,7 @@ class Attachment:
             writing: Whether its transaction is about to write.
 
         Raises:
-            AsherahError: Something is missing or unsafe.
+            AsherahError: Something is missing, unsafe or out of reach.
         """
         peers = self.hierarchy.ids.peers
         keys = self._keys()
@@ -180,7 +189,13 @@ class Attachment:
         if not isinstance(keys, Engine):
             keys.check()
             return
-        with keys.connect() as other:
+        try:
+            other = keys.connect()
+        except (SQLAlchemyError, OSError) as error:
+            raise MetastoreUnavailableError(
+                "the database of the key table cannot be reached; check that it runs and that the engine's URL is right"
+            ) from getattr(error, "orig", None) or error
+        with other:
             metastore.check(other, peers=peers)
 
     def _reading_connection(self) -> Connection | None:
@@ -250,6 +265,10 @@ class Attachment:
                 raise
         if shape.encrypted:
             self.check(connection)
+            self.hierarchy.before_reading()
+            self.audit = self._audit if self.hierarchy.events.decrypts else None
+            if self.audit is not None:
+                self.audit.begin(context)
             if self._remembers_connection:
                 self._reading.set(ref(connection))
 

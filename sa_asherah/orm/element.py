@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SQL element that reads an encrypted column: owner text, a zero byte, ciphertext, as one binary value.
 
-A row-bound column is preceded by its primary key in the same way. Text storage is packed as the bytes of its text.
+A row-bound column is preceded by its primary key in the same way. Text and JSON are packed as the bytes of their text.
 
 `CASE WHEN c IS NOT NULL THEN COALESCE(owner text, '') … c END`: without it a row whose owner is NULL would read as
 None, since NULL || c is NULL. An engine of another family needs one more rendering here and a table variant.
@@ -89,20 +89,22 @@ def pack(column: ColumnElement[Any], type_: Encrypted) -> ColumnElement[Any]:
 
 
 class _Templates(NamedTuple):
-    """How a dialect writes it: the whole, one thing that names the place, and a text cell as bytes."""
+    """How a dialect writes it: the whole, what names the place, text or JSON as bytes, and JSON alone as text."""
 
     packed: str
     place: str
     text: str = "{}"
+    json: str = "{}"
 
 
 def _render(element: PackedColumn, compiler: SQLCompiler, dialect: _Templates, kw: dict[str, Any]) -> str:
     inner = {name: kw[name] for name in ("include_table", "literal_binds", "from_linter") if name in kw}
     cell = compiler.process(element.cell, **inner)
+    storage = element.packed.column_type.storage
     if not element.places:
-        return cell
+        return dialect.json.format(cell) if storage == "json" else cell
     places = "".join(dialect.place.format(compiler.process(each, **inner)) for each in element.places)
-    is_text = element.packed.column_type.storage == "text"
+    is_text = storage != "binary"
     return dialect.packed.format(cell=cell, places=places, bytes=dialect.text.format(cell) if is_text else cell)
 
 
@@ -115,7 +117,8 @@ _SQLITE = _Templates(
 _POSTGRESQL = _Templates(
     "CASE WHEN {cell} IS NOT NULL THEN {places}{bytes} END",
     "convert_to(COALESCE(CAST({} AS TEXT), ''), 'UTF8') || decode('00', 'hex') || ",
-    "convert_to({}, 'UTF8')",
+    "convert_to(CAST({} AS TEXT), 'UTF8')",
+    "CAST({} AS TEXT)",
 )
 # CONCAT gives NULL beyond max_allowed_packet: COALESCE makes that an empty owner, a typed error.
 _MYSQL = _Templates(

@@ -150,7 +150,7 @@ def _check_branch(branch: Any, group: Group, names: Sequence[str], present: Sequ
             isinstance(leaf.type, Encrypted)
             and label_of(leaf) == group.columns[key].label
             and leaf.type.partition == group.template
-            and (leaf.type.flags, leaf.type.storage) == (group.columns[key].flags, target_type.storage)
+            and leaf.type.form == target_type.form
             for leaf in tables
         )
         row = group.row if group.columns[key].row_bound else None

@@ -35,12 +35,14 @@ class EncryptedColumn:
         label: What its ciphertext is bound to.
         encode: Value to plaintext, padded if the type says so.
         flags: Flags of its cells.
+        is_record: Whether it holds data row records instead of cells.
     """
 
     column: Column[Any]
     label: str
     encode: Callable[[Any], bytes]
     flags: int
+    is_record: bool
 
     @property
     def row_bound(self) -> bool:
@@ -133,7 +135,9 @@ def _make(table: Table) -> TablePlan | None:
         row = _row(column, type_)
         if row is not None:
             groups[key] = replace(groups[key], row=row)
-        groups[key].columns[column.key] = EncryptedColumn(column, label_of(column), type_.encode, type_.flags)
+        groups[key].columns[column.key] = EncryptedColumn(
+            column, label_of(column), type_.encode, type_.flags, type_.format == "asherah"
+        )
     if not groups:
         return None
     _check_constraints(table)

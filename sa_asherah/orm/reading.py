@@ -18,6 +18,7 @@ from sa_asherah.errors import (
     WrongPlaceError,
 )
 from sa_asherah.orm.owner import OwnerKind, canonical_text
+from sa_asherah.orm.records import NOT_ATTACHED, record_processor
 from sa_asherah.orm.scope import current_scope, require_in_scope, sole_partition
 from sa_asherah.orm.unreadable import Unreadable, is_marked
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine.interfaces import Dialect
 
+    from sa_asherah.core.key import Key
     from sa_asherah.orm.attachment import Attachment
     from sa_asherah.orm.types import Encrypted
 
@@ -37,11 +39,11 @@ Opened = tuple[str, cell.Decrypt, bytes]
 """Partition, decryption under the data row key, and context."""
 T = TypeVar("T")
 
-_NOT_ATTACHED = "no Asherah is attached to this engine: call asherah.attach(engine) first"
-
 
 class Packed(UserDefinedType[Any]):
     """Result type of an encrypted column: `owner text, 0x00, cell`, or the cell alone where the owner is not in reach.
+
+    Data row records instead of cells are opened by `records`.
 
     A row-bound column has `primary key text, 0x00` before that. The type is made for one place of one compiled
     statement, so it may know the label; the user's type never does.
@@ -67,6 +69,8 @@ class Packed(UserDefinedType[Any]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:  # noqa: ARG002
         """Make the function that opens one value; SQLAlchemy memoizes it per dialect and type."""
+        if self.column_type.format == "asherah":
+            return record_processor(self, dialect)
         if self.kind is None or self.row_kind is not None or self.column_type.storage == "text":
             return self._any(dialect)
         return self._with_owner(dialect)
@@ -77,7 +81,7 @@ class Packed(UserDefinedType[Any]):
         attachment: Attachment | None = None
         opened: dict[bytes, Opened] = {}
 
-        def process(value: Any) -> Any:
+        def process(value: Any) -> Any:  # noqa: C901 -- the same
             nonlocal attachment, opened
             if value is None:
                 return None
@@ -86,14 +90,14 @@ class Packed(UserDefinedType[Any]):
             try:
                 current = dialect._sa_asherah
             except AttributeError:
-                raise NotAttachedError(_NOT_ATTACHED) from None
+                raise NotAttachedError(NOT_ATTACHED) from None
             if current is not attachment:
                 attachment, opened = current, current.row_keys(self._family)
             end = value.find(b"\0") + 61
             try:
                 row = opened.get(value[:end])
                 if row is None:
-                    row = self._remember(opened, value[:end], self._open_row(current, value, end))
+                    row = self.remember(opened, value[:end], self._open_row(current, value, end))
                 partition, decrypt, context = row
                 allowed = current_scope.get()
                 if allowed is not None and partition not in allowed:
@@ -102,6 +106,8 @@ class Packed(UserDefinedType[Any]):
                     plaintext = decrypt(value[end : end + 12], value[end + 12 :], context)
                 except (InvalidTag, ValueError):
                     self._refuse()
+                if current.audit is not None:
+                    current.audit.count(partition, self.label)
                 return decode(plaintext)
             except AsherahError as error:
                 if not is_marked(error, current.owner):
@@ -120,9 +126,9 @@ class Packed(UserDefinedType[Any]):
             try:
                 attachment = dialect._sa_asherah
             except AttributeError:
-                raise NotAttachedError(_NOT_ATTACHED) from None
+                raise NotAttachedError(NOT_ATTACHED) from None
             # What the statement lacks is the program's mistake; what the row lacks is the value's.
-            partition = self._sole_partition() if self.kind is None else None
+            partition = self.sole_partition() if self.kind is None else None
             packed = value.encode() if isinstance(value, str) else bytes(value)
             try:
                 return decode(self._open_any(attachment, packed, partition))
@@ -150,19 +156,26 @@ class Packed(UserDefinedType[Any]):
         owner = b""
         if partition is None:
             owner, _, packed = packed.partition(b"\0")
-            partition = self._partition(owner)
+            partition = self.partition_of(owner)
             require_in_scope(partition)
         stored = cell.from_text(packed.decode(errors="replace")) if self.column_type.storage == "text" else packed
         decrypt = self._row_key(attachment, partition, owner + b"\0" + stored[: cell.HEAD_SIZE], stored)
         text = "" if self.row_kind is None else canonical_text(self.row_kind, row.decode(errors="replace"))
         context = attachment.context(partition, cast("str", self.label), text)
         try:
-            return decrypt(stored[cell.HEAD_SIZE : cell.NONCE_END], stored[cell.NONCE_END :], context)
+            plaintext = decrypt(stored[cell.HEAD_SIZE : cell.NONCE_END], stored[cell.NONCE_END :], context)
         except (InvalidTag, ValueError):
             self._refuse()
+        if attachment.audit is not None:
+            attachment.audit.count(partition, self.label)
+        return plaintext
 
-    def _sole_partition(self) -> str:
-        """Give the partition of values whose owner is not in reach, if the statement tells all else that is needed."""
+    def sole_partition(self) -> str:
+        """Give the partition of values whose owner is not in reach, if the statement tells all else that is needed.
+
+        Raises:
+            OwnerRequiredError: It does not, or the scope does not name one partition.
+        """
         if self.label is None:
             raise OwnerRequiredError(
                 "this statement does not tell which column the value belongs to: name it with "
@@ -180,7 +193,15 @@ class Packed(UserDefinedType[Any]):
         """What the open data row keys of one label are kept under."""
         return self.column_type.partition, self.kind, self.label, self.column_type.flags
 
-    def _partition(self, owner: bytes) -> str:
+    def partition_of(self, owner: bytes) -> str:
+        """Give the partition that an owner's text leads to.
+
+        Args:
+            owner: What the database gave before the zero byte.
+
+        Raises:
+            OwnerRequiredError: It is empty or not canonical.
+        """
         try:
             text = owner.decode()
         except UnicodeDecodeError:
@@ -189,7 +210,7 @@ class Packed(UserDefinedType[Any]):
 
     def _open_row(self, attachment: Attachment, value: bytes, end: int) -> Opened:
         """Find the data row key of a cell by the owner of its row; the partition is checked before a key is fetched."""
-        partition = self._partition(value[: end - 61])
+        partition = self.partition_of(value[: end - 61])
         require_in_scope(partition)
         context = attachment.context(partition, cast("str", self.label))
         return partition, self._row_key(attachment, partition, value[:end], value[end - 60 :]), context
@@ -208,11 +229,21 @@ class Packed(UserDefinedType[Any]):
         shared: dict[bytes, cell.Decrypt] = attachment.row_keys((self.column_type.partition, self.kind))
         decrypt = shared.get(prefix)
         if decrypt is None:
-            decrypt = self._remember(shared, prefix, self._opener(attachment, partition, header.created, stored))
+            decrypt = self.remember(shared, prefix, self._opener(attachment, partition, header.created, stored))
         return decrypt
 
     @staticmethod
-    def _remember(known: dict[bytes, T], prefix: bytes, found: T) -> T:
+    def remember(known: dict[bytes, T], prefix: bytes, found: T) -> T:
+        """Keep an open data row key, in a dictionary of bounded size.
+
+        Args:
+            known: The dictionary.
+            prefix: What values under the key begin with.
+            found: The key.
+
+        Returns:
+            The key.
+        """
         if len(known) >= MAX_ROW_KEYS:
             known.clear()
         known[prefix] = found
@@ -220,20 +251,20 @@ class Packed(UserDefinedType[Any]):
 
     def _opener(self, attachment: Attachment, partition: str, created: int, stored: bytes) -> cell.Decrypt:
         """Derive the data row key of a cell; whoever remembers it does so after its commitment held."""
-        key = attachment.decryption_key(partition, created)
-        try:
-            return cell.opener(key.cell_key, stored[:60])
-        except DecryptionError:
-            reloaded = attachment.reload(key)
-            if reloaded is key:
-                self._wrong_key()
-            return cell.opener(reloaded.cell_key, stored[:60])
+
+        def derive(key: Key) -> cell.Decrypt | None:
+            try:
+                return cell.opener(key.cell_key, stored[: cell.HEAD_SIZE])
+            except DecryptionError:
+                return None
+
+        return attachment.unlock(partition, created, derive) or self._wrong_key()
 
     def _wrong_key(self) -> NoReturn:
         raise DecryptionError(
             f"a value of {self.label} was not encrypted for the owner of its row: it was moved here from another "
             "owner, or it is damaged"
-        ) from None
+        )
 
     def _refuse(self) -> NoReturn:
         raise WrongPlaceError(

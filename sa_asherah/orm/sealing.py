@@ -8,7 +8,7 @@ from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from sa_asherah.core import cell
+from sa_asherah.core import cell, row_record
 from sa_asherah.errors import OwnerRequiredError, UnsupportedValueError, UsageError
 from sa_asherah.orm.owner import owner_kind, owner_text
 from sa_asherah.orm.scope import require_in_scope, sole_partition
@@ -16,12 +16,12 @@ from sa_asherah.orm.types import Sealed
 from sa_asherah.orm.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection
     from sqlalchemy.schema import Column
 
-    from sa_asherah.core.key import Key
+    from sa_asherah.core.key import Key, Secret
     from sa_asherah.orm.attachment import Attachment
     from sa_asherah.orm.plan import EncryptedColumn, Group
 
@@ -139,7 +139,7 @@ class _Job(NamedTuple):
 
 
 class Batch:
-    """The cells that one statement will write."""
+    """The cells and data row records that one statement will write."""
 
     def __init__(self, attachment: Attachment) -> None:
         """Start an empty batch.
@@ -178,22 +178,41 @@ class Batch:
         Raises:
             AsherahError: A key cannot be had or a value does not fit; nothing was put in place.
         """
+        with self._attachment.hierarchy.events.measure("drr.encrypt", via="statement"):
+            self._seal(connection)
+
+    def _seal(self, connection: Connection) -> None:
         partitions = {partition for job in self._jobs for partition in job.partitions if partition is not None}
         for partition in partitions:
             require_in_scope(partition)
         keys = self._attachment.encryption_keys(partitions, connection) if partitions else {}
-        requests: list[cell.Request] = []
         wanted = [_to_encrypt(job.values) for job in self._jobs]
+        jobs = [job if chosen is None else job.only(chosen) for job, chosen in zip(self._jobs, wanted, strict=True)]
+        cells, records = self._cells(keys, jobs), self._records(keys, jobs)
         for job, chosen in zip(self._jobs, wanted, strict=True):
-            requests += self._requests(keys, job if chosen is None else job.only(chosen))
-        cells = iter(cell.seal(requests))
-        for job, chosen in zip(self._jobs, wanted, strict=True):
+            finished: Iterator[bytes | str] = records if job.column.is_record else cells
             if chosen is None:
-                sealed: list[Any] = list(map(Sealed, islice(cells, len(job.values))))
+                sealed: list[Any] = list(map(Sealed, islice(finished, len(job.values))))
             else:
                 pairs = zip(job.values, chosen, strict=True)
-                sealed = [Sealed(next(cells)) if want else value for value, want in pairs]
+                sealed = [Sealed(next(finished)) if want else value for value, want in pairs]
             job.place.put(job.column.column.key, sealed)
+
+    def _cells(self, keys: Mapping[str, Key], jobs: Sequence[_Job]) -> Iterator[bytes]:
+        requests: list[cell.Request] = []
+        for job in jobs:
+            if not job.column.is_record:
+                requests += self._requests(keys, job)
+        return iter(cell.seal(requests))
+
+    def _records(self, keys: Mapping[str, Key], jobs: Sequence[_Job]) -> Iterator[str]:
+        requests: list[row_record.Request] = []
+        for job in jobs:
+            if job.column.is_record:
+                encode = job.column.encode
+                pairs = zip(job.values, job.partitions, strict=True)
+                requests += [(keys[partition], encode(value)) for value, partition in pairs]  # type: ignore[misc]
+        return iter(row_record.seal(requests, int(self._attachment.hierarchy.policy.clock()))) if requests else iter(())
 
     def _requests(self, keys: Mapping[str, Key], job: _Job) -> list[cell.Request]:
         encode = job.column.encode
@@ -206,7 +225,7 @@ class Batch:
         pairs = zip(job.values, job.partitions, strict=True)
         return [(*heads[partition], encode(value)) for value, partition in pairs]  # type: ignore[misc]
 
-    def _head(self, key: Key, column: EncryptedColumn, partition: str, row: str = "") -> tuple[bytes, int, int, bytes]:
+    def _head(self, key: Key, column: EncryptedColumn, partition: str, row: str = "") -> tuple[Secret, int, int, bytes]:
         return key.cell_key, key.created, column.flags, self._attachment.context(partition, column.label, row)
 
 

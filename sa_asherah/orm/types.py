@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BindParameter, ColumnElement, Null
-from sqlalchemy.types import LargeBinary, Text, TypeDecorator, TypeEngine
+from sqlalchemy.types import JSON, LargeBinary, Text, TypeDecorator, TypeEngine
 
 from sa_asherah.core import cell
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UnsupportedOperatorError, UsageError
-from sa_asherah.orm.codec import Codec, codec_for
+from sa_asherah.orm.codec import Codec, codec_for, plain_codec_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,24 +23,29 @@ if TYPE_CHECKING:
 __all__ = ["Encrypted", "Sealed", "is_encrypted"]
 
 _MAX_PAD = 65536
+_STORAGES: Final = {
+    "cell": {"binary": "binary", "text": "text"},
+    "asherah": {"binary": "text", "text": "text", "json": "json"},
+}
+"""How each format is stored for each `storage=`; the default, `"binary"`, is for a record its text."""
 
 
 class Sealed:
-    """A finished cell on its way to the database.
+    """A finished cell or data row record on its way to the database.
 
     It shows nothing of itself, so that it may stand in parameters, logs and error texts.
 
     Attributes:
-        cell: The bytes to store.
+        cell: The bytes of a cell, or the JSON text of a record.
     """
 
     __slots__ = ("cell",)
 
-    def __init__(self, cell: bytes) -> None:
+    def __init__(self, cell: bytes | str) -> None:
         """Keep the cell.
 
         Args:
-            cell: The bytes to store.
+            cell: The bytes of a cell, or the JSON text of a record.
         """
         self.cell = cell
 
@@ -59,6 +64,11 @@ class Encrypted(TypeDecorator[Any]):
     The type holds names only, never a key, an engine or a session; the engine's `Asherah` does the work. `None`
     stays NULL; everything else, the empty text too, is encrypted. Thread-safe, immutable, usable for many columns.
 
+    `format="asherah"` stores the JSON record that the other Asherah implementations read and write. It promises less
+    than a cell: a record is bound to its owner by its key alone. It can be moved to another row or column of the same
+    owner and still reads there, does not commit to its key and shows the length of its value to the byte; when its
+    data row key was made is not authenticated. Use it only for columns that other programs share.
+
     Example:
         `ssn: Mapped[str] = mapped_column(Encrypted(String(), owner="clinic_id"))`
     """
@@ -73,7 +83,8 @@ class Encrypted(TypeDecorator[Any]):
         owner: str | None = None,
         partition: str = "{}",
         label: str | None = None,
-        storage: Literal["binary", "text"] = "binary",
+        format: Literal["cell", "asherah"] = "cell",  # noqa: A002 -- the name in the public signature
+        storage: Literal["binary", "text", "json"] = "binary",
         bind_row: str | None = None,
         pad: int = 0,
     ) -> None:
@@ -86,13 +97,16 @@ class Encrypted(TypeDecorator[Any]):
             partition: Template of the partition, `{}` standing for the owner's text. Two owner columns that mean
                 different things (tenant 7, user 7) need different templates, e.g. `"tenant-{}"`.
             label: Name that ciphertext is bound to, by default `table.column`. Give the old name to a renamed
-                table or column. A value cannot be read under another label.
-            storage: `"binary"`, or `"text"` for a column that must stay text: a third longer, starts with `sa1:`.
+                table or column. A value cannot be read under another label. With `format="asherah"` it binds
+                nothing and only names the column in errors.
+            format: `"cell"`, or `"asherah"` for data row records, which other Asherah implementations read.
+            storage: `"binary"`, or `"text"` for a column that must stay text: a third longer, starts with `sa1:`. Data
+                row records, which are JSON, are stored as `"text"` unless as `"json"` (JSONB on PostgreSQL).
             bind_row: `key` of the primary key column: values are bound to their row too and cannot be moved to
                 another row of the same owner. The key must be known before the row is written. A further part of
-                the primary key may only be the owner.
+                the primary key may only be the owner. Cells only.
             pad: Hides the length of values: what is encrypted is filled up to a multiple of this many bytes; 0 does
-                not, else 2 to 65536.
+                not, else 2 to 65536. Cells only.
 
         Raises:
             ConfigurationError: An argument is unusable.
@@ -101,7 +115,8 @@ class Encrypted(TypeDecorator[Any]):
         self.owner = owner
         self.partition = partition
         self.label = label
-        self.storage = storage
+        self.format = format
+        self.storage = _storage(format, storage)
         self.bind_row = bind_row
         self.pad = pad
         self.codec  # noqa: B018 -- refuses an unsupported inner type where it is declared
@@ -110,8 +125,11 @@ class Encrypted(TypeDecorator[Any]):
             raise ConfigurationError("partition= is a template with exactly one {}, e.g. 'tenant-{}'")
         if "" in {label, owner, bind_row}:
             raise ConfigurationError("owner=, label= and bind_row= are names or left out; an empty text is neither")
-        if storage not in {"binary", "text"}:
-            raise ConfigurationError("storage= is 'binary' or 'text'")
+        if format == "asherah" and (bind_row is not None or pad):
+            raise ConfigurationError(
+                "format='asherah' cannot keep bind_row= or pad=: the record that other implementations read binds a "
+                "value to its owner only and has no padding. Leave them out, or use format='cell'"
+            )
         if type(pad) is not int or pad == 1 or not 0 <= pad <= _MAX_PAD:
             raise ConfigurationError(f"pad= is a number of bytes: 0 for none, else 2 to {_MAX_PAD}")
         super().__init__()
@@ -119,17 +137,17 @@ class Encrypted(TypeDecorator[Any]):
     @property
     def codec(self) -> Codec:
         """How values of the inner type become bytes."""
-        return codec_for(self.inner)
+        return plain_codec_for(self.inner) if self.format == "asherah" else codec_for(self.inner)
 
     @property
     def encode(self) -> Callable[[Any], bytes]:
-        """How a value becomes the plaintext of a cell."""
+        """How a value becomes the plaintext of a cell or record."""
         encode, block = self.codec.encode, self.pad
         return (lambda value: cell.pad(encode(value), block)) if block else encode
 
     @property
     def decode(self) -> Callable[[bytes], Any]:
-        """How the plaintext of a cell becomes a value."""
+        """How the plaintext of a cell or record becomes a value."""
         decode = self.codec.decode
         return (lambda plaintext: decode(cell.unpad(plaintext))) if self.pad else decode
 
@@ -139,19 +157,28 @@ class Encrypted(TypeDecorator[Any]):
         return (cell.ROW_BOUND if self.bind_row is not None else 0) | (cell.PADDED if self.pad else 0)
 
     @property
+    def form(self) -> tuple[str, str, int]:
+        """Format, storage and flags: what is stored may be copied between columns where all three are the same."""
+        return self.format, self.storage, self.flags
+
+    @property
     def python_type(self) -> type[Any]:
         """The Python type of the plaintext."""
         return self.inner.python_type
 
     def __repr__(self) -> str:
         """Give the expression that makes this type; Alembic writes it into migrations."""
-        defaults = {"owner": None, "partition": "{}", "label": None, "storage": "binary", "bind_row": None, "pad": 0}
+        storage = _storage(self.format, "binary")
+        defaults: dict[str, object] = {"owner": None, "partition": "{}", "label": None, "format": "cell"}
+        defaults |= {"storage": storage, "bind_row": None, "pad": 0}
         arguments = [repr(self.inner)]
         arguments += [f"{name}={value!r}" for name in defaults if (value := getattr(self, name)) != defaults[name]]
         return f"{type(self).__name__}({', '.join(arguments)})"
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the storage type: BYTEA, BLOB or LONGBLOB; TEXT or LONGTEXT."""
+        """Choose the storage type: BYTEA, BLOB or LONGBLOB; TEXT or LONGTEXT; JSON or JSONB."""
+        if self.storage == "json":
+            return dialect.type_descriptor(postgresql.JSONB() if dialect.name == "postgresql" else JSON())
         is_text = self.storage == "text"
         if dialect.name in {"mysql", "mariadb"}:
             long = mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin") if is_text else mysql.LONGBLOB()
@@ -161,13 +188,13 @@ class Encrypted(TypeDecorator[Any]):
 
     def bind_processor(self, dialect: Dialect) -> Callable[..., Any]:
         """Pass sealed values and refuse everything else, so that plaintext never reaches the driver."""
-        is_text = self.storage == "text"
+        is_text = self.format == "cell" and self.storage == "text"
 
         def process(value: Any) -> bytes | str | None:
             if value is None:
                 return None
             if type(value) is Sealed:
-                return cell.to_text(value.cell) if is_text else value.cell
+                return cell.to_text(value.cell) if is_text else value.cell  # type: ignore[arg-type]
             if getattr(dialect, "_sa_asherah", None) is None:
                 raise NotAttachedError("no Asherah is attached to this engine: call asherah.attach(engine) first")
             raise UsageError(
@@ -239,6 +266,18 @@ class Encrypted(TypeDecorator[Any]):
             return self.operate(op, other, **kwargs)
 
     comparator_factory = Comparator  # pyright: ignore[reportAssignmentType] # declared as a property
+
+
+def _storage(format_: str, storage: str) -> str:
+    """Choose how a format is stored, if both go together."""
+    possible = _STORAGES.get(format_)
+    if possible is None:
+        raise ConfigurationError("format= is 'cell' or 'asherah'")
+    if storage not in possible:
+        raise ConfigurationError(
+            "storage= of cells is 'binary' or 'text', that of data row records (format='asherah') 'text' or 'json'"
+        )
+    return possible[storage]
 
 
 def is_encrypted(element: Any) -> bool:

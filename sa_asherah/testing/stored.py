@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Column, Connection, Engine, MetaData, Table
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.types import NullType
 
 from sa_asherah.core import cell
+from sa_asherah.core.row_record import dump_data_row_record, parse_data_row_record
 from sa_asherah.errors import MalformedCellError, UsageError
 from sa_asherah.orm.types import Encrypted, is_encrypted
 from sa_asherah.orm.unreadable import unreadable
@@ -80,18 +82,22 @@ def raw_table(table: Table, columns: Iterable[Column[Any]]) -> Table:
 
 
 def cell_of(stored: Any, type_: Encrypted) -> bytes:
-    """Read a stored value as the cell that its column declares, without opening it.
+    """Read a stored value as the cell or data row record that its column declares, without opening it.
 
     Args:
         stored: What the driver gave.
         type_: The column's type.
 
     Returns:
-        The cell.
+        The cell, or the text of the record.
 
     Raises:
-        MalformedCellError: It is no cell, or not of the declared kind.
+        MalformedCellError: It is neither, or not of the declared kind.
     """
+    if type_.format == "asherah":
+        if not isinstance(stored, str | Mapping):
+            raise MalformedCellError(f"a {type(stored).__name__} is stored, which is no data row record")
+        return dump_data_row_record(parse_data_row_record(cast("str | Mapping[str, object]", stored))).encode()
     if not isinstance(stored, _FORMS[type_.storage]):
         raise MalformedCellError(f"a {type(stored).__name__} is stored, which storage={type_.storage!r} does not write")
     found = cell.from_text(stored) if type_.storage == "text" else bytes(stored)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, RowMapping
 
+    from sa_asherah.orm.types import Encrypted
+
 __all__ = ["SwapReport", "assert_swaps_refused"]
 
 
@@ -34,7 +36,8 @@ class SwapReport:
         refused: How many moved values were refused, by what they were moved to: another `owner`'s row, another
             `column` or `table`, or, of row-bound columns, another `row` of the same owner.
         accepted: How many values were read in another row of the same owner and column. That is by design where the
-            column has no `bind_row=`: nothing in such a value says which of the owner's rows it belongs to.
+            column has no `bind_row=`: nothing in such a value says which of the owner's rows it belongs to. Values of
+            `format="asherah"` columns count here in the owner's other columns of that format, too.
         untried: What could not be tried, and why.
     """
 
@@ -171,7 +174,7 @@ class _Swaps:
             savepoint.rollback()
         if not opens:
             self._refused[kind] += 1
-        elif kind == "row" and target.column.type.bind_row is None:  # type: ignore[attr-defined]
+        elif _may_be_read(kind, source, target):
             self._allowed += 1
         else:
             self._read[f"{source.label} of another {kind} in {target.label}"] += 1
@@ -282,10 +285,23 @@ def _moves(source: _Slot, slots: _Slots) -> Iterator[tuple[str, _Slot | None, st
         yield "table", None, "there is no other table with encrypted columns"
 
 
+def _may_be_read(kind: str, source: _Slot, target: _Slot) -> bool:
+    """Tell whether nothing in the value says that it does not belong there."""
+    if _type(source).format == _type(target).format == "asherah":
+        return source.partition == target.partition
+    return kind == "row" and _type(target).bind_row is None
+
+
 def _stored(source: _Slot, target: _Slot) -> bytes | str:
-    """Write a cell in the form that its new column has, as somebody would who wants it to be read there."""
+    """Write a value in the form that its new column has, as somebody would who wants it to be read there."""
     found = source.cell or b""
-    return cell.to_text(found) if target.column.type.storage == "text" else found  # type: ignore[attr-defined]
+    if _type(target).storage == "binary":
+        return found
+    return cell.to_text(found) if _type(source).format == "cell" else found.decode()
+
+
+def _type(slot: _Slot) -> Encrypted:
+    return slot.column.type  # type: ignore[return-value]
 
 
 def _require_unchanged(after: _Slots, before: _Slots) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 
 from sa_asherah import Asherah, KeyRecordError, WrongPartitionError
 from sa_asherah.metastore.dynamodb import DynamoDBMetastore
-from tests.interop.shared_file import PROGRAM
+from tests.interop.shared_table import PROGRAM
 from tests.servers.moto import REGIONS
 
 if TYPE_CHECKING:

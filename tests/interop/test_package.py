@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published package `asherah` and we share one SQLite file: each reads the other's records and uses its keys."""
+"""The published package `asherah` and we share one key table: each reads the other's records and uses its keys."""
 
 from __future__ import annotations
 
 import json
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from sqlalchemy import String, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sa_asherah import Encrypted, KeyRecordError, WrongPartitionError
-from tests.interop.shared_file import GUARD, SharedFile
+from tests.interop.shared_table import GUARD, SharedTable
 
 pytestmark = pytest.mark.filterwarnings("ignore::sa_asherah.StaticKeyWarning")
 
@@ -22,11 +21,6 @@ PARTITIONS = ["user1", "Ünïcødé-账户", "with space/slash@example.com"]
 PAYLOADS = {"empty": b"", "one-byte": b"\0", "all-bytes": bytes(range(256)), "4-KiB": b"\xa5" * 4096}
 PAIRS = [(partition, payload) for partition in PARTITIONS for payload in PAYLOADS.values()]
 LONG_AGO = timedelta(days=200).total_seconds()
-
-
-@pytest.fixture(params=["", "us-west-2"], ids=["no-suffix", "suffix"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> SharedFile:
-    return SharedFile(tmp_path, suffix=request.param)
 
 
 def long_ago() -> float:
@@ -41,17 +35,7 @@ def parent(record: str) -> dict[str, Any]:
     return dict(json.loads(record)["Key"]["ParentKeyMeta"])
 
 
-def key_of(shared: SharedFile, partition: str) -> list[dict[str, Any]]:
-    """The intermediate keys of a partition, as records of the shared vectors name them."""
-    ending = f"_svc_prod_{shared.suffix}" if shared.suffix else "_svc_prod"
-    return [
-        {"KeyId": key_id, "Created": record["Created"]}
-        for key_id, _, record in shared.rows("_IK_")
-        if key_id == f"_IK_{partition}{ending}"
-    ]
-
-
-def test_the_package_reads_our_records_under_our_keys(shared: SharedFile) -> None:
+def test_the_package_reads_our_records_under_our_keys(shared: SharedTable) -> None:
     with shared.ours() as (asherah, _):
         records = [(partition, asherah.session(partition).encrypt(payload)) for partition, payload in PAIRS]
     before = shared.rows("_SK_") + shared.rows("_IK_")
@@ -60,7 +44,7 @@ def test_the_package_reads_our_records_under_our_keys(shared: SharedFile) -> Non
     assert all("Bind" in record for _, _, record in before)
 
 
-def test_the_package_encrypts_under_our_keys_and_we_read_it(shared: SharedFile) -> None:
+def test_the_package_encrypts_under_our_keys_and_we_read_it(shared: SharedTable) -> None:
     with shared.ours(peers=False) as (asherah, _):
         for partition in PARTITIONS:
             asherah.session(partition).encrypt(b"makes the keys")
@@ -68,11 +52,11 @@ def test_the_package_encrypts_under_our_keys_and_we_read_it(shared: SharedFile) 
         records = shared.encrypt(*PAIRS)
         assert shared.rows("_SK_") + shared.rows("_IK_") == before
         for (partition, payload), record in zip(PAIRS, records, strict=True):
-            assert [parent(record)] == key_of(shared, partition)
+            assert [parent(record)] == shared.keys(partition)
             assert asherah.session(partition).decrypt(record) == payload
 
 
-def test_we_read_the_packages_records_and_encrypt_under_its_keys_and_it_reads_them(shared: SharedFile) -> None:
+def test_we_read_the_packages_records_and_encrypt_under_its_keys_and_it_reads_them(shared: SharedTable) -> None:
     theirs = shared.encrypt(*PAIRS)
     before = shared.rows()
     with shared.ours() as (asherah, _):
@@ -81,19 +65,19 @@ def test_we_read_the_packages_records_and_encrypt_under_its_keys_and_it_reads_th
             session = asherah.session(partition)
             assert session.decrypt(record) == payload
             ours.append((partition, session.encrypt(payload)))
-            assert [parent(ours[-1][1])] == key_of(shared, partition)
+            assert [parent(ours[-1][1])] == shared.keys(partition)
     assert shared.decrypt(*ours) == [payload for _, payload in PAIRS]
     assert shared.rows() == before
 
 
-def test_our_expired_keys_still_decrypt_there_and_it_makes_successors(shared: SharedFile) -> None:
+def test_our_expired_keys_still_decrypt_there_and_it_makes_successors(shared: SharedTable) -> None:
     with shared.ours(clock=long_ago) as (asherah, _):
         old = [(partition, asherah.session(partition).encrypt(b"old")) for partition in PARTITIONS]
     assert shared.decrypt(*old) == [b"old"] * 3
     new = shared.encrypt(*((partition, b"new") for partition in PARTITIONS))
     with shared.ours() as (asherah, _):
         for (partition, record), successor in zip(old, new, strict=True):
-            assert key_of(shared, partition) == [parent(record), parent(successor)]
+            assert shared.keys(partition) == [parent(record), parent(successor)]
             session = asherah.session(partition)
             assert (session.decrypt(record), session.decrypt(successor)) == (b"old", b"new")
             ours = session.encrypt(b"ours")
@@ -101,34 +85,35 @@ def test_our_expired_keys_still_decrypt_there_and_it_makes_successors(shared: Sh
             assert shared.decrypt((partition, ours)) == [b"ours"]
 
 
-def test_its_expired_keys_still_decrypt_here_and_we_make_successors(shared: SharedFile) -> None:
+def test_its_expired_keys_still_decrypt_here_and_we_make_successors(shared: SharedTable) -> None:
     old = shared.encrypt(*((partition, b"old") for partition in PARTITIONS))
     with shared.ours(clock=in_the_future) as (asherah, _):
         for partition, record in zip(PARTITIONS, old, strict=True):
             session = asherah.session(partition)
             assert session.decrypt(record) == b"old"
             new = session.encrypt(b"new")
-            assert key_of(shared, partition) == [parent(record), parent(new)]
+            assert shared.keys(partition) == [parent(record), parent(new)]
             assert shared.decrypt((partition, new), (partition, record)) == [b"new", b"old"]
     assert len(shared.rows("_SK_")) == 2
 
 
-def test_neither_reads_a_record_of_another_partition(shared: SharedFile) -> None:
+def test_neither_reads_a_record_of_another_partition(shared: SharedTable) -> None:
     (theirs,) = shared.encrypt(("user1", b"for user1"))
     with shared.ours() as (asherah, _):
         ours = asherah.session("user1").encrypt(b"for user1")
         with pytest.raises(WrongPartitionError):
             asherah.session("user2").decrypt(theirs)
-    assert [good for good, _ in shared.ask(("decrypt", "user2", ours))] == [False]
+    with shared.package() as package:
+        assert [good for good, _ in package.ask(("decrypt", "user2", ours))] == [False]
 
 
-def test_its_keys_are_refused_without_peers(shared: SharedFile) -> None:
+def test_its_keys_are_refused_without_peers(shared: SharedTable) -> None:
     (record,) = shared.encrypt(("user1", b"data"))
     with shared.ours(peers=False) as (asherah, _), pytest.raises(KeyRecordError, match="peers=True"):
         asherah.session("user1").decrypt(record)
 
 
-def test_its_row_that_is_no_key_stays_as_it_was(shared: SharedFile) -> None:
+def test_its_row_that_is_no_key_stays_as_it_was(shared: SharedTable) -> None:
     shared.encrypt(("user1", b"data"))
     guards = shared.rows(GUARD)
     with shared.ours() as (asherah, engine), engine.begin() as connection:
@@ -138,7 +123,7 @@ def test_its_row_that_is_no_key_stays_as_it_was(shared: SharedFile) -> None:
     assert shared.rows(GUARD) == guards
 
 
-def test_keys_made_by_an_encrypted_column_serve_the_package(shared: SharedFile) -> None:
+def test_keys_made_by_an_encrypted_column_serve_the_package(shared: SharedTable) -> None:
     class Base(DeclarativeBase):
         pass
 
@@ -155,7 +140,7 @@ def test_keys_made_by_an_encrypted_column_serve_the_package(shared: SharedFile) 
             connection.execute(insert(Document), rows)
         records = shared.encrypt(*((partition, b"by the package") for partition in PARTITIONS))
         for partition, record in zip(PARTITIONS, records, strict=True):
-            assert [parent(record)] == key_of(shared, partition)
+            assert [parent(record)] == shared.keys(partition)
             assert asherah.session(partition).decrypt(record) == b"by the package"
         with engine.connect() as connection:
             titles = connection.execute(select(Document.title).order_by(Document.id)).scalars().all()

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine
 
 from sa_asherah import Asherah, KeyRecordError, WrongPartitionError
-from tests.interop.shared_file import GUARD, MASTER_KEY
+from tests.interop.shared_table import GUARD, MASTER_KEY
 
 pytestmark = pytest.mark.filterwarnings("ignore::sa_asherah.StaticKeyWarning")
 

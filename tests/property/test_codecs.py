@@ -458,6 +458,12 @@ def test_a_switch_of_asdecimal_reads_what_was_written_before() -> None:
     assert codec_for(sa.Float(asdecimal=True)).decode(double) == Decimal("0.1")
 
 
+def test_a_decimal_that_no_float_can_hold_is_refused_and_not_read_as_infinity() -> None:
+    number = codec_for(sa.Numeric()).encode(Decimal("1E+400"))
+    with pytest.raises(MalformedCellError, match="range of a float"):
+        codec_for(sa.Numeric(asdecimal=False)).decode(number)
+
+
 def test_a_name_kept_as_an_alias_still_reads() -> None:
     class Old(enum.Enum):
         CRIMSON = 1

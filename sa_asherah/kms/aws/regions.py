@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sa_asherah.boto import check_region, read_region
-from sa_asherah.config import read_text
 from sa_asherah.core.strict_json import StrictJsonError, load_object, text_member
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError
 
 if TYPE_CHECKING:

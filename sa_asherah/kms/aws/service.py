@@ -7,11 +7,11 @@ import logging
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from sa_asherah.boto import Clients, Failure
-from sa_asherah.config import read_text
 from sa_asherah.core import aead
 from sa_asherah.core.key import Secret
 from sa_asherah.core.ports import KeyManagementService
 from sa_asherah.core.strict_json import StrictJsonError
+from sa_asherah.environ import read_text
 from sa_asherah.errors import KmsCiphertextError, KmsError, KmsUnavailableError, UsageError
 from sa_asherah.kms.aws.envelope import Envelope, RegionalKey, dump_envelope, parse_envelope
 from sa_asherah.kms.aws.failure import kms_error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypedDict, cast
 
-from sa_asherah.config import read_flag
+from sa_asherah.environ import read_flag
 from sa_asherah.errors import ConfigurationError, KmsAuthError
 from sa_asherah.kms.vault.environment import either, which
 

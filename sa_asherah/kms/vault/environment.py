@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sa_asherah.config import read_text
+from sa_asherah.environ import read_text
 from sa_asherah.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
-from sa_asherah.config import read_flag, read_text
+from sa_asherah.environ import read_flag, read_text
 from sa_asherah.errors import ConfigurationError
 from sa_asherah.kms.vault.address import checked_nodes
 from sa_asherah.kms.vault.credentials import CredentialOptions, Credentials, read_credentials

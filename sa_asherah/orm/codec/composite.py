@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
+from sa_asherah.core.strict_json import MAX_NESTING
 from sa_asherah.errors import UnsupportedValueError
 from sa_asherah.orm.codec.form import Codec, foreign, not_canonical, unfit
 from sa_asherah.orm.codec.scalars import utf8
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["JSON", "array_codec", "decorator_codec"]
 
-_MAX_NESTING: Final = 100  # MySQL's bound; Python's own depends on where in a program a value is read
 _LEAVES: Final = {str, int, float, bool, type(None)}
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))
 _READER: Final = json.JSONDecoder()
@@ -34,7 +34,7 @@ def _encode_json(value: Any) -> bytes:
     text = None
     try:
         document = None if value is sa.JSON.NULL else value
-        _check_document(document, _MAX_NESTING)
+        _check_document(document, MAX_NESTING)
         text = _WRITER.encode(document)
     except (TypeError, ValueError):
         pass
@@ -60,7 +60,7 @@ def _check_document(value: Any, room: int) -> None:
     else:
         return
     if not room:
-        raise UnsupportedValueError(f"a JSON document may be nested {_MAX_NESTING} levels deep, not more")
+        raise UnsupportedValueError(f"a JSON document may be nested {MAX_NESTING} levels deep, not more")
     for child in children:
         if type(child) not in _LEAVES:
             _check_document(child, room - 1)

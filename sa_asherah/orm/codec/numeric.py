@@ -14,7 +14,7 @@ from sa_asherah.orm.codec.form import Codec, foreign, not_canonical, unfit
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["decimal_codec", "float_codec"]
+__all__ = ["decimal_codec", "encode_decimal", "float_codec"]
 
 # Of our own: the thread's context may write a small `e`, or not trap what is no number.
 _EXACT: Final = Context(capitals=1, traps=[InvalidOperation])
@@ -30,10 +30,8 @@ def decimal_codec(inner: sa.Numeric[Any]) -> Codec:
         inner: The type; with `asdecimal=False` values are of type float, and still stored as decimals.
     """
     if inner.asdecimal:
-        return Codec(_encode_decimal, _decode_decimal)
-    return Codec(
-        lambda value: _encode_decimal(_as_decimal(_double(value))), lambda plaintext: float(_decode_decimal(plaintext))
-    )
+        return Codec(encode_decimal, _decode_decimal)
+    return Codec(lambda value: encode_decimal(_as_decimal(_double(value))), _decode_as_double)
 
 
 def float_codec(inner: sa.Float[Any]) -> Codec:
@@ -52,7 +50,18 @@ def _as_decimal(value: float) -> Decimal:
     return Decimal(str(value))
 
 
-def _encode_decimal(value: Any) -> bytes:
+def encode_decimal(value: Any) -> bytes:
+    """Write a decimal.
+
+    Args:
+        value: A `Decimal` or an integer.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        UnsupportedValueError: It is something else, or a NaN that is not the plain one.
+    """
     if type(value) is not Decimal:
         if not isinstance(value, Decimal | int) or isinstance(value, bool):
             raise unfit(value, "Decimal: a float is not exact, give Decimal(str(value))")
@@ -74,6 +83,14 @@ def _decode_decimal(plaintext: bytes) -> Decimal:
     except (ValueError, InvalidOperation):
         pass
     raise not_canonical("a decimal")
+
+
+def _decode_as_double(plaintext: bytes) -> float:
+    value = _decode_decimal(plaintext)
+    double = float(value)
+    if math.isinf(double) and value.is_finite():
+        raise not_canonical("a number within the range of a float")
+    return double
 
 
 def _double(value: Any) -> float:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sa_asherah.core import aead
+from sa_asherah.core.events import Events, write_audit_log
 from sa_asherah.core.hierarchy import Hierarchy
 from sa_asherah.core.ids import KeyIds
 from sa_asherah.core.policy import CryptoPolicy
@@ -126,11 +127,13 @@ class FakeMetastore:
         self.is_down = False
         self.runs = 0
         self.is_closed = False
+        self.before_run: Callable[[], None] = lambda: None
         self._table = table
 
     def run(self, work: Callable[[KeyRows], T], connection: object | None = None, *, writing: bool = False) -> T:
         del connection, writing
         self.runs += 1
+        self.before_run()
         if self.is_down:
             raise MetastoreUnavailableError("the key table is down")
         return work(self._table)
@@ -150,9 +153,16 @@ class World:
         self.kms = FakeKMS()
         self.table = Table()
         self.metastore = FakeMetastore(self.table)
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.events = Events(write_audit_log, lambda name, attributes: self.told.append((name, dict(attributes))))
 
-    def process(self, ids: KeyIds = IDS, *, enlisted: bool = False, **policy: Any) -> Hierarchy:
+    def process(
+        self, ids: KeyIds = IDS, *, enlisted: bool = False, read_suffixes: Sequence[str] = (), **policy: Any
+    ) -> Hierarchy:
         """Return a hierarchy with empty caches, as a process that just started has it."""
-        settings = CryptoPolicy(expire_after=EXPIRE_AFTER, check_interval=INTERVAL, clock=self.clock)
+        settings = CryptoPolicy(
+            expire_after=EXPIRE_AFTER, check_interval=INTERVAL, clock=self.clock, rotation_spread=0, early_rotation=0
+        )
         self.metastore = FakeMetastore(self.table, enlisted=enlisted)
-        return Hierarchy(ids, dataclasses.replace(settings, **policy), self.kms, self.metastore)
+        settings = dataclasses.replace(settings, **policy)
+        return Hierarchy(ids, settings, self.kms, self.metastore, self.events, read_suffixes=read_suffixes)

@@ -4,8 +4,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -143,6 +144,7 @@ def test_threads_may_share_a_cache() -> None:
         while not done.is_set():
             held(cache, range(17))
             cache.newest("_IK_7_s_p")
+            assert all(type(key) is Key for key in cache.snapshot())
 
     with ThreadPoolExecutor(5) as threads:
         readers = [threads.submit(read) for _ in range(3)]
@@ -151,6 +153,43 @@ def test_threads_may_share_a_cache() -> None:
         done.set()
     assert [future.exception() for future in (*readers, *writers)] == [None] * 5
     assert len(cache) <= 5
+
+
+@pytest.mark.usefixtures("_busy_threads")
+def test_keys_are_listed_while_readers_reorder_them() -> None:
+    cache = KeyCache(None)
+    for created in range(1_000):
+        cache.put(make(created))
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            held(cache, range(0, 1_000, 7))
+
+    with ThreadPoolExecutor(3) as threads:
+        readers = [threads.submit(read) for _ in range(3)]
+        for _ in range(2_000):
+            assert len(cache.snapshot()) == 1_000
+        done.set()
+    assert [future.exception() for future in readers] == [None] * 3
+
+
+def test_listing_the_keys_does_not_depend_on_the_order_of_use() -> None:
+    """An iterator over the order breaks when a reader changes it; the list must not be made with one."""
+
+    class Reordered(OrderedDict[tuple[str, int], Key]):
+        def values(self) -> NoReturn:
+            raise AssertionError("iterates in the order of use")
+
+        __iter__ = items = keys = values
+
+    cache = KeyCache(None)
+    cache._keys = Reordered()
+    keys = [make(created) for created in range(3)]
+    for key in keys:
+        cache.put(key)
+    assert cache.get("_IK_7_s_p", 0) is keys[0]
+    assert sorted(key.created for key in cache.snapshot()) == [0, 1, 2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -5,10 +5,14 @@ import asyncio
 import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sa_asherah.core.flight import Flights
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 def run_together(count: int, work: object) -> None:
@@ -21,17 +25,26 @@ def run_together(count: int, work: object) -> None:
 
 
 def test_one_thread_works_and_the_others_look() -> None:
-    flights = Flights()
+    flights, asked = Flights(), threading.Semaphore(0)
     done: list[int] = []
+    looked: list[int] = []
+
+    def claim(keys: Collection[str]) -> tuple[set[str], list[threading.Event]]:
+        claimed = Flights.claim(flights, keys)
+        asked.release()
+        return claimed
 
     def work(n: int) -> None:
         with flights.turn("key") as waited:
-            if waited and done:
+            if waited:
+                looked.append(n if done else -1)
                 return
-            time.sleep(0.05)
+            assert all(asked.acquire(timeout=10) for _ in range(16)), "not everybody came"
             done.append(n)
 
+    flights.claim = claim  # type: ignore[method-assign, assignment]
     run_together(16, work)
+    assert sorted(done + looked) == list(range(16))
     assert len(done) == 1
 
 

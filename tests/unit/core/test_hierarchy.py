@@ -531,6 +531,7 @@ def test_a_missing_key_is_named_and_found_once_it_is_back(world: World) -> None:
         with pytest.raises(KeyNotFoundError, match=f"{place[0]}.*{place[1]}"):
             process.decryption_key("7", START)
         world.table.texts.update(lost)
+        world.clock.now += 11
     process.decryption_key("7", START)
     assert ("insert", 1) not in world.table.taken_calls()[5:]
 

@@ -28,7 +28,7 @@ def test_a_key_says_where_it_belongs_and_nothing_else() -> None:
 
 def test_the_cell_key_is_derived_once() -> None:
     key = make()
-    assert key.cell_key == derive_cell_key(SECRET)
+    assert bytes(key.cell_key) == derive_cell_key(SECRET)
     assert key.cell_key is key.cell_key
 
 

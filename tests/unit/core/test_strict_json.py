@@ -38,6 +38,9 @@ ATTACKS = {
     "surrogate-deep": '{"a":[["\\ud800"]]}',
     "deep-arrays": '{"a":' + "[" * 60_000,
     "deep-objects": '{"a":' * 10_000,
+    "deep-by-one": '{"a":' + "[" * 100 + "]" * 100 + "}",
+    "many-parts": '{"a":[' + "0," * 1_000 + "0]}",
+    "infinity-by-exponent": '{"a":1e999}',
     "deep-and-closed": '{"a":' + "[" * 30_000 + "]" * 30_000 + "}",
     "too-long": '{"a":"%s"}' % ("x" * 65_536),
 }
@@ -51,6 +54,11 @@ def test_ambiguous_json_is_refused(text: str) -> None:
     while error is not None:
         assert SECRET not in repr(vars(error)) + str(error)
         error = error.__cause__ or error.__context__
+
+
+def test_as_deep_and_as_many_as_allowed_passes() -> None:
+    assert load_object('{"a":' + "[" * 99 + "]" * 99 + "}", 300)
+    assert load_object('{"a":[' + "0," * 998 + "0]}", 3_000)
 
 
 def test_strange_but_unambiguous_json_passes() -> None:

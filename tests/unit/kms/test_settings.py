@@ -8,7 +8,9 @@ from datetime import timedelta
 
 import pytest
 
+from sa_asherah import Asherah
 from sa_asherah.config import Settings
+from sa_asherah.core.policy import CryptoPolicy
 from sa_asherah.errors import ConfigurationError
 from sa_asherah.kms import StaticKMS, static
 
@@ -48,6 +50,105 @@ def test_everything_set() -> None:
     assert (found.region_suffix, found.peers, found.service) == ("eu-1", True, "records")
 
 
+POLICY: dict[str, tuple[str, str, object]] = {
+    "EXPIRE_AFTER_SECS": ("86400", "expire_after", timedelta(days=1)),
+    "REVOKE_CHECK_INTERVAL_SECS": ("60", "check_interval", timedelta(minutes=1)),
+    "CREATE_DATE_PRECISION_SECS": ("1", "precision", timedelta(seconds=1)),
+    "ASHERAH_MAX_STALE_SECS": ("0", "max_stale", timedelta(0)),
+    "ASHERAH_ROTATION_GRACE_SECS": ("7", "rotation_grace", timedelta(seconds=7)),
+    "ASHERAH_ROTATION_SPREAD_SECS": ("0", "rotation_spread", timedelta(0)),
+    "INTERMEDIATE_KEY_CACHE_MAX_SIZE": ("5", "cache_size", 5),
+    "CACHE_SYSTEM_KEYS": ("false", "cache_system_keys", False),
+    "CACHE_INTERMEDIATE_KEYS": ("0", "cache_intermediate_keys", False),
+    "SHARED_INTERMEDIATE_KEY_CACHE": ("0", "shared_intermediate_keys", False),
+    "SESSION_CACHE": ("1", "session_cache", True),
+    "SESSION_CACHE_MAX_SIZE": ("5", "session_cache_size", 5),
+    "SESSION_CACHE_DURATION_SECS": ("5", "session_cache_duration", timedelta(seconds=5)),
+    "REGION_SUFFIX": ("eu-1", "region_suffix", "eu-1"),
+    "RECOVERY_REGION_SUFFIXES": ("us-1, ,us-2,us-1", "read_suffixes", ("us-1", "", "us-2")),
+    "ASHERAH_PEERS": ("1", "peers", True),
+    "ASHERAH_CREATE_SYSTEM_KEYS": ("0", "create_system_keys", False),
+}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_each_variable_sets_its_argument_and_no_other(name: str) -> None:
+    text, attribute, value = POLICY[name]
+    plain, found = vars(read()), vars(read(**{name: text}))
+    assert found[attribute] == value != plain[attribute]
+    also = {"session_cache"} if name in {"SESSION_CACHE_MAX_SIZE", "SESSION_CACHE_DURATION_SECS"} else set()
+    assert {each for each in plain if plain[each] != found[each]} == {attribute} | also
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_it_reaches_the_policy_or_the_key_ids(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static, "_warned", True)
+    text, attribute, value = POLICY[name]
+    with Asherah.from_env({**ENVIRON, name: text}) as asherah:
+        places: dict[str, tuple[str, object]] = {
+            "region_suffix": ("suffix", asherah._ids),
+            "peers": ("peers", asherah._ids),
+        }
+        places["read_suffixes"] = ("_read_suffixes", asherah)
+        where, owner = places.get(attribute, (attribute, asherah._policy))
+        expected = value.total_seconds() if isinstance(value, timedelta) else value
+        assert getattr(owner, where) == expected
+
+
+def test_the_defaults_of_the_settings_are_those_of_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static, "_warned", True)
+    with Asherah.from_env(ENVIRON) as one, Asherah("records", "clinic", StaticKMS(bytes(32), {})) as other:
+        assert (one._policy, one._ids, one._read_suffixes) == (other._policy, other._ids, other._read_suffixes)
+        assert one._policy == CryptoPolicy()
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({"ASHERAH_PEER": "1"}, "the variable ASHERAH_PEER is not known; did you mean ASHERAH_PEERS?"),
+        (
+            {"ASHERAH_MAX_STALE": "1"},
+            "the variable ASHERAH_MAX_STALE is not known; did you mean ASHERAH_MAX_STALE_SECS?",
+        ),
+        ({"ASHERAH_POOLS": "5"}, "the variable ASHERAH_POOLS is not known; remove it; known are ASHERAH_"),
+        ({"SELF_HEAL_RECOVERED_KEYS": "1"}, "SELF_HEAL_RECOVERED_KEYS is not supported: "),
+        ({"REPLICA_READ_CONSISTENCY": "global"}, "REPLICA_READ_CONSISTENCY is not supported: "),
+        (
+            {"SESSION_CACHE": "0", "SESSION_CACHE_MAX_SIZE": "5"},
+            "SESSION_CACHE is off and SESSION_CACHE_MAX_SIZE is set",
+        ),
+        (
+            {"CACHE_INTERMEDIATE_KEYS": "0", "SHARED_INTERMEDIATE_KEY_CACHE": "1"},
+            "CACHE_INTERMEDIATE_KEYS is off and SHARED_INTERMEDIATE_KEY_CACHE is set",
+        ),
+        (
+            {"CACHE_INTERMEDIATE_KEYS": "0", "SESSION_CACHE": "1"},
+            "CACHE_INTERMEDIATE_KEYS is off and SESSION_CACHE is set",
+        ),
+        ({"Metastore": "sqlite"}, "Metastore=sqlite is not offered: "),
+        ({"Metastore": "rdbms", "METASTORE": "dynamodb"}, "Metastore and METASTORE are both set and differ"),
+    ],
+)
+def test_what_is_unknown_or_contradictory_is_refused_by_name(environ: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(**environ)
+    assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"ASHERAH_PEER": " ", "SELF_HEAL_RECOVERED_KEYS": "false"},
+        {"CACHE_INTERMEDIATE_KEYS": "0", "SHARED_INTERMEDIATE_KEY_CACHE": "0", "SESSION_CACHE": "0"},
+        {"SESSION_CACHE": "1", "SESSION_CACHE_MAX_SIZE": "5"},
+        {"ASHERAH_ENV": "test", "ASHERAH_DATABASE_URL": "sqlite://", "MY_ASHERAH_PEERS": "yes"},
+        {"ASHERAH_POOL_MAX_OPEN": "5", "ASHERAH_CONFIG_DRIFT_FORCE_RUN": "1"},
+    ],
+)
+def test_what_says_the_same_or_nothing_is_no_contradiction(environ: dict[str, str]) -> None:
+    assert read(**environ).kms == "static"
+
+
 @pytest.mark.parametrize("name", ["SERVICE_NAME", "PRODUCT_ID", "KMS"])
 def test_required(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is required: "):
@@ -65,7 +166,15 @@ def test_unknown_kms(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("EXPIRE_AFTER_SECS", 1), ("REVOKE_CHECK_INTERVAL_SECS", 0), ("CREATE_DATE_PRECISION_SECS", 1)],
+    [
+        ("EXPIRE_AFTER_SECS", 1),
+        ("REVOKE_CHECK_INTERVAL_SECS", 0),
+        ("CREATE_DATE_PRECISION_SECS", 1),
+        ("ASHERAH_MAX_STALE_SECS", 0),
+        ("ASHERAH_ROTATION_GRACE_SECS", 0),
+        ("ASHERAH_ROTATION_SPREAD_SECS", 0),
+        ("SESSION_CACHE_DURATION_SECS", 1),
+    ],
 )
 def test_seconds(name: str, least: int) -> None:
     for value in (str(least), "9" * 10):
@@ -77,11 +186,31 @@ def test_seconds(name: str, least: int) -> None:
             read(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["INTERMEDIATE_KEY_CACHE_MAX_SIZE", "SESSION_CACHE_MAX_SIZE"])
+def test_counts(name: str) -> None:
+    for value in ("0", "-1", "1.5", "+1", "1_000", "٣", "9" * 11):
+        with pytest.raises(ConfigurationError, match=f"^{name} must be a whole number, 1 or more; got"):
+            read(**{name: value})
+
+
+FLAGS = (
+    "ASHERAH_PEERS",
+    "ASHERAH_CREATE_SYSTEM_KEYS",
+    "CACHE_SYSTEM_KEYS",
+    "CACHE_INTERMEDIATE_KEYS",
+    "SHARED_INTERMEDIATE_KEY_CACHE",
+    "SESSION_CACHE",
+    "DDB_REGION_SUFFIX",
+    "ENABLE_REGION_SUFFIX",
+)
+
+
+@pytest.mark.parametrize("name", FLAGS)
 @pytest.mark.parametrize("value", ["yes", "on", "2", "01", "t"])
-def test_flag_that_is_no_flag(value: str) -> None:
+def test_flag_that_is_no_flag(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        read(ASHERAH_PEERS=value)
-    assert str(caught.value) == f"ASHERAH_PEERS must be true or false; got '{value}'"
+        read(**{name: value})
+    assert str(caught.value) == f"{name} must be true or false; got '{value}'"
 
 
 def test_secrets_are_not_shown() -> None:
