@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from sqlalchemy import Engine
 
@@ -54,6 +54,22 @@ _SETTINGS = (
     "create_system_keys",
 )
 """Arguments of `Asherah` that `Settings` has by the same names."""
+
+
+class Parts(NamedTuple):
+    """What an `Asherah` is made of, for the modules of this package that look at keys by themselves.
+
+    Attributes:
+        regions: The ids of all regions whose keys may be read, this one's first.
+        policy: How long keys are used.
+        kms: Wraps system keys.
+        metastore: The key table, if it is outside of the databases.
+    """
+
+    regions: tuple[KeyIds, ...]
+    policy: CryptoPolicy
+    kms: KeyManagementService
+    metastore: ExternalMetastore | None
 
 
 class Asherah(Sessions):
@@ -346,7 +362,20 @@ class Asherah(Sessions):
         else:
             rows = key_table.open_metastore(key_table.root_engine(engine), separate=True)
         current = self._kms.current if isinstance(self._kms, Succession) else None
-        return SystemKeys(self._ids, self._policy, self._kms, rows, current=current, events=self.events)
+        return SystemKeys(
+            self._ids,
+            self._policy,
+            self._kms,
+            rows,
+            current=current,
+            events=self.events,
+            read_suffixes=self._read_suffixes,
+        )
+
+    @property
+    def parts(self) -> Parts:
+        """What this object is made of."""
+        return Parts(self._ids.regions(self._read_suffixes), self._policy, self._kms, self._metastore)
 
     def close(self) -> None:
         """Detach all engines, wipe the keys in memory and close the key service. Calling it twice is harmless."""

@@ -103,7 +103,7 @@ _CODES: dict[Kind, frozenset[str]] = {
         }
     ),
     "ciphertext": frozenset({"IncorrectKeyException", "InvalidCiphertextException"}),
-    "condition": frozenset({"ConditionalCheckFailedException"}),
+    "condition": frozenset({"ConditionalCheckFailedException", "TransactionCanceledException"}),
 }
 _KINDS: dict[str, Kind] = {code: kind for kind, codes in _CODES.items() for code in codes}
 

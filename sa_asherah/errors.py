@@ -29,7 +29,9 @@ __all__ = [
     "MetastoreUnavailableError",
     "NotAttachedError",
     "OwnerChangedError",
+    "OwnerErasedError",
     "OwnerRequiredError",
+    "ReencryptionError",
     "StaticKeyWarning",
     "UnsupportedOperatorError",
     "UnsupportedValueError",
@@ -89,6 +91,10 @@ class WrongPartitionError(DecryptionError):
 
 class KeyNotFoundError(DecryptionError):
     """The key record that a value names is not in the key table."""
+
+
+class OwnerErasedError(KeyNotFoundError):
+    """The owner was erased: its keys are destroyed, and it gets no new ones."""
 
 
 class KmsError(AsherahError):
@@ -151,6 +157,10 @@ class KeyExpiredError(MetastoreError):
 
 class KeyRecordError(MetastoreError):
     """A key record is malformed, or was not written for its id, date and parent (`Bind`)."""
+
+
+class ReencryptionError(AsherahError):
+    """A re-encryption cannot go on, or rows are left that a later step needs re-encrypted."""
 
 
 class StaticKeyWarning(UserWarning):

@@ -27,14 +27,18 @@ from typing import NamedTuple, NoReturn
 from sa_asherah.core import aead
 from sa_asherah.core.encoding import lp
 from sa_asherah.core.ids import MAX_CREATED
+from sa_asherah.core.padding import pad, unpad
 from sa_asherah.errors import DecryptionError, MalformedCellError, UnsupportedValueError, UsageError, WrongPlaceError
 
 __all__ = [
+    "FLAGS_AT",
     "HEAD_SIZE",
+    "MARK",
     "MIN_SIZE",
     "NONCE_END",
     "PADDED",
     "ROW_BOUND",
+    "TEXT_MARK",
     "Decrypt",
     "Header",
     "Request",
@@ -42,6 +46,7 @@ __all__ = [
     "derive_cell_key",
     "describe",
     "from_text",
+    "is_marked",
     "open_",
     "opener",
     "pad",
@@ -56,6 +61,8 @@ ROW_BOUND = 1
 PADDED = 2
 """Flag: the plaintext is padded."""
 
+FLAGS_AT = 3
+"""The flags are `cell[FLAGS_AT]`."""
 HEAD_SIZE = 60
 """The head of a cell is `cell[:HEAD_SIZE]`; equal heads mean equal data row keys."""
 NONCE_END = 72
@@ -63,11 +70,14 @@ NONCE_END = 72
 MIN_SIZE = NONCE_END + 1 + aead.TAG_SIZE
 """The smallest cell: a type byte and no value. Anything shorter must not reach the cipher."""
 
-_MARK = b"\xa5\x01\x01"
+MARK = b"\xa5\x01\x01"
+"""What every cell begins with."""
 _SALT_SIZE = 16
 _CELL_KEY_SIZE = 64
 _HEADER = struct.Struct(">3sBQ16s32s")
 _TEXT_PREFIX = "sa1:"
+TEXT_MARK = b"sa1:pQEB"
+"""The same, of a cell that is stored as text."""
 
 # One budget keeps both limits of a salt: at most 2^20 cells and at most 2^36 bytes of plaintext.
 SALT_BUDGET = 2**36
@@ -153,39 +163,6 @@ def context(service: str, product: str, partition: str, label: str, primary_key:
     return lp("sa_asherah/ctx/1", service, product, partition, label, primary_key)
 
 
-def pad(data: bytes, block: int) -> bytes:
-    """Hide the length of a value: append `80` and zeros up to a multiple of the block.
-
-    Args:
-        data: Type byte and value.
-        block: The block in bytes, at least 1.
-
-    Returns:
-        The padded plaintext, longer than the data.
-    """
-    return data + b"\x80" + bytes(-(len(data) + 1) % block)
-
-
-def unpad(data: bytes) -> bytes:
-    """Undo `pad`, whatever the block was.
-
-    Args:
-        data: A padded plaintext.
-
-    Returns:
-        Type byte and value.
-
-    Raises:
-        MalformedCellError: It is not padded, or nothing is left.
-    """
-    end = len(data.rstrip(b"\x00")) - 1
-    if end < 1 or data[end] != 0x80:  # noqa: PLR2004
-        raise MalformedCellError(
-            "the decrypted value is not padded although its cell says so; its writer broke the cell format"
-        )
-    return data[:end]
-
-
 def _row_key(cell_key: bytes | bytearray, header: bytes) -> tuple[bytes, bytes]:
     """Derive a data row key and its commitment from the first 28 bytes of a cell."""
     okm = hmac.digest(cell_key, b"sa_asherah/row/1" + header, "sha512")
@@ -198,7 +175,7 @@ def _start_group(cell_key: bytes | bytearray, created: int, flags: int, salt: by
         raise UsageError(
             "a value was to be sealed with a cell key, a key date or flags that the cell format does not know"
         )
-    header = _HEADER.pack(_MARK, flags, created, salt, b"")[:28]
+    header = _HEADER.pack(MARK, flags, created, salt, b"")[:28]
     key, commitment = _row_key(cell_key, header)
     return header + commitment, aead.cipher(key).encrypt
 
@@ -275,7 +252,7 @@ def parse(cell: bytes) -> Header:
             f"the value has {len(cell)} bytes, a cell has at least {MIN_SIZE}: it is truncated or was never encrypted"
         )
     mark, flags, created, salt, commitment = _HEADER.unpack_from(cell)
-    if mark != _MARK:
+    if mark != MARK:
         raise MalformedCellError(
             "the value is not a cell of version 1: it was never encrypted, is damaged, or is of a later version"
         )
@@ -284,6 +261,19 @@ def parse(cell: bytes) -> Header:
             "the cell has flags, a key date or a length that version 1 does not know: it is damaged"
         )
     return Header(created, flags, salt, commitment)
+
+
+def is_marked(stored: bytes, *, text: bool) -> bool:
+    """Tell whether a stored value begins as every cell does: then it is a cell, or a damaged one, and nothing else.
+
+    Args:
+        stored: The value; text as UTF-8.
+        text: Whether it is stored as text.
+
+    Returns:
+        Whether it has the first 3 bytes of a cell.
+    """
+    return stored.startswith(TEXT_MARK if text else MARK)
 
 
 def opener(cell_key: bytes | bytearray, head: bytes) -> Decrypt:

@@ -11,10 +11,11 @@ from sa_asherah.core.flight import Flights
 from sa_asherah.core.lookup import random_share
 from sa_asherah.core.outage import PAUSE
 from sa_asherah.core.selection import Selection
+from sa_asherah.core.validity import Validity
 from sa_asherah.errors import MetastoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from sa_asherah.core.events import Events
     from sa_asherah.core.key import Key
@@ -88,6 +89,35 @@ class CurrentKeys:
         if len(chosen) < len(wanted):
             chosen.update(self._check({key_id: wanted[key_id] for key_id in wanted if key_id not in chosen}))
         return chosen
+
+    def newest(self, key_ids: Sequence[str], connection: object | None) -> dict[str, int]:
+        """Find the dates of the keys that may encrypt now, without making or unwrapping any.
+
+        Args:
+            key_ids: Intermediate key ids.
+            connection: The SQLAlchemy `Connection` to read on, if there is one.
+
+        Returns:
+            Dates in seconds by id; none where a key would have to be made.
+
+        Raises:
+            KeyRecordError: A key record is malformed.
+            MetastoreError: The key table failed.
+        """
+        valid = Validity(self._policy, self._keyring)
+
+        def work(rows: KeyRows) -> dict[str, int]:
+            newest = rows.newest(key_ids, self._policy.horizon(valid.now))
+            records = {key_id: self._keyring.record(row) for key_id, row in newest.items()}
+            parents = rows.exact(list({record.parent for record in records.values() if record.parent is not None}))
+            found: dict[str, int] = {}
+            for key_id, record in records.items():
+                parent = None if record.parent is None else parents.get(record.parent)
+                if parent is not None and valid.encrypts(record, self._keyring.record(parent)):
+                    found[key_id] = record.created
+            return found
+
+        return self._metastore.run(work, connection) if key_ids else {}
 
     def seconds_left(self) -> float:
         """Tell how long writing would go on if neither the key table nor the key service answered from now on.

@@ -20,6 +20,7 @@ _LEVELS = {
     # What somebody has to look at, or may have to.
     "key_refused": logging.WARNING,
     "key_revoked": logging.WARNING,
+    "owner_erased": logging.WARNING,
     "system_key_appeared": logging.WARNING,
 }
 
@@ -106,7 +107,7 @@ class Events:
 
         Args:
             name: What happened: `key_created`, `key_loaded`, `key_rotated`, `key_revoked`, `key_refused`,
-                `system_key_appeared`, `system_key_rewrapped` or `values_decrypted`.
+                `owner_erased`, `system_key_appeared`, `system_key_rewrapped` or `values_decrypted`.
             **attributes: Where and when: `id` and `created` of a key, `partition`, counts. Never a value, key, token or
                 ciphertext.
         """

@@ -141,6 +141,25 @@ class Hierarchy:
         chosen = self._current.find(wanted, connection)
         return {wanted[key_id]: key for key_id, key in chosen.items()}
 
+    def newest_keys(self, partitions: Collection[str], connection: object | None = None) -> dict[str, tuple[str, int]]:
+        """Name the keys that would encrypt now, without making or unwrapping any.
+
+        Args:
+            partitions: The partitions.
+            connection: A SQLAlchemy `Connection`, for a key table in memory.
+
+        Returns:
+            Id and date of the key by partition; none where a new key would be made.
+
+        Raises:
+            KeyRecordError: A key record is malformed.
+            MetastoreError: The key table failed.
+        """
+        wanted = {self.ids.intermediate_key_id(partition): partition for partition in partitions}
+        self._refuse_if_closed()
+        found = self._current.newest(tuple(wanted), connection)
+        return {wanted[key_id]: (key_id, created) for key_id, created in found.items()}
+
     def distrust(self) -> None:
         """Have every key's record read again before it encrypts: call it after a connection was lost."""
         self._outage.suspect(self.policy.clock())

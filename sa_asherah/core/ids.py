@@ -14,13 +14,29 @@ from sa_asherah.errors import ConfigurationError, OwnerRequiredError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MAX_CREATED", "MAX_ID_LENGTH", "KeyIds"]
+__all__ = ["MAX_CREATED", "MAX_ID_LENGTH", "TOMBSTONE_DATE", "KeyIds", "tombstone_of"]
 
 MAX_CREATED = 253_402_300_799
 """The last second of the year 9999: no database stores a later one."""
 
 MAX_ID_LENGTH = 255
 """Characters of the `id` column. A database may cut a longer id silently, and its data would be lost."""
+
+
+TOMBSTONE_DATE = 86_400
+"""The date of every tombstone: known to all, in nobody's future, and within MySQL's TIMESTAMP in every time zone."""
+
+
+def tombstone_of(key_id: str) -> tuple[str, int]:
+    """Name the place of the tombstone that says that the keys of an id were destroyed.
+
+    Args:
+        key_id: Id of an intermediate key.
+
+    Returns:
+        Id, as long as the key's, and date.
+    """
+    return "_XK_" + key_id[4:], TOMBSTONE_DATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +143,23 @@ class KeyIds:
         Raises:
             OwnerRequiredError: The partition is empty, no valid text, too long or ambiguous.
         """
+        return self._owned("_IK", partition)
+
+    def index_key_id(self, partition: str) -> str:
+        """Name the index key of a partition.
+
+        Args:
+            partition: The partition, as it is.
+
+        Returns:
+            The key id.
+
+        Raises:
+            OwnerRequiredError: The partition is empty, no valid text, too long or ambiguous.
+        """
+        return self._owned("_IX", partition)
+
+    def _owned(self, kind: str, partition: str) -> str:
         if not partition:
             raise OwnerRequiredError("the partition is empty; give the row an owner before it is encrypted")
         if "\x00" in partition or not has_utf8(partition):
@@ -138,7 +171,7 @@ class KeyIds:
                 "the partition contains '_', and so does the service, product or region suffix: the key id would be "
                 "ambiguous. Use owners without '_', or names without '_'"
             )
-        key_id = self._joined("_IK", partition)
+        key_id = self._joined(kind, partition)
         excess = len(key_id) - MAX_ID_LENGTH
         if excess > 0:
             raise OwnerRequiredError(f"the partition makes the key id {excess} characters too long; shorten the owner")

@@ -46,6 +46,7 @@ class KeyRecord:
         key: The wrapped key, its exact base64 text: it tells two records with the same id and date apart.
         parent: Id and date of the key that wraps it; `None` for a system key, which the KMS wraps.
         revoked: Whether the key may encrypt no more.
+        retired: Of a system key: whether it wraps no more new keys; those that it wraps stay valid.
         bind: Base64 of the MAC over the record's place; `None` in records of other implementations.
     """
 
@@ -55,6 +56,7 @@ class KeyRecord:
     parent: tuple[str, int] | None = None
     revoked: bool = False
     bind: str | None = field(default=None, repr=False)
+    retired: bool = False
 
     @property
     def wrapped(self) -> bytes:
@@ -93,6 +95,7 @@ def _parse(row: KeyRow) -> KeyRecord:
         parent=_parent(members, row.id),
         revoked=_revoked(members),
         bind=_bind(members),
+        retired="Retired" in members,
     )
 
 

@@ -13,9 +13,10 @@ from sa_asherah.core import aead
 from sa_asherah.core.cache import KeyCache
 from sa_asherah.core.events import Events
 from sa_asherah.core.flight import Flights
-from sa_asherah.core.key import Key, Secret, Wraps
+from sa_asherah.core.key import Key, Secret
 from sa_asherah.core.key_record import KeyRecord, Level, bind, check_bind, dump_key_record, parse_key_record
 from sa_asherah.core.strict_json import base64_text
+from sa_asherah.core.wear import Wear
 from sa_asherah.errors import ConfigurationError, KeyRecordError, KmsUnavailableError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from sa_asherah.core.ports import KeyManagementService, KeyRow, KeyRows, Metastore
 
 __all__ = ["Keyring"]
-
-_MAX_COUNTERS = 1 << 14
 
 
 class Keyring:
@@ -78,7 +77,7 @@ class Keyring:
         self._flights = Flights()
         self._fetched: set[str] = set()
         self._newest_dates: dict[str, int] = {}
-        self._wraps: dict[tuple[str, int], Wraps] = {}
+        self._wear = Wear()
         self._keeps_all = metastore.keeps_all
         if self._keeps_all and 0 in {policy.system_limit, policy.intermediate_limit}:
             raise ConfigurationError(
@@ -134,8 +133,8 @@ class Keyring:
             return known.record
         with self._telling(row):
             record = self._parsed(row)
-        if known is not None and dataclasses.replace(record, revoked=known.record.revoked) == known.record:
-            # It was revoked, or that was undone; all that its Bind covers is as it was.
+        if known is not None and _is_same(record, known.record):
+            # It was revoked or retired, or that was undone; all that its Bind covers is as it was.
             is_news = record.revoked and not known.record.revoked
             known.record = record
             known.text = row.text
@@ -273,8 +272,7 @@ class Keyring:
             Whether it did.
         """
         key = self.intermediate.get(*place) or self.system.get(*place)
-        wraps = self._wraps.get(place) if key is None else key.wraps
-        return wraps is not None and wraps.number >= self._policy.max_wraps
+        return (self._wear.of(place) if key is None else key.wraps.number) >= self._policy.max_wraps
 
     def watch(self, row: KeyRow) -> None:
         """Tell the audit log when another process's system key becomes the newest.
@@ -319,10 +317,23 @@ class Keyring:
         Returns:
             The key.
         """
-        secret = Secret(os.urandom(aead.KEY_SIZE))
-        wrapped = parent.wrap(bytes(secret))
-        place = (parent.id, parent.created)
-        record = KeyRecord(self.ids.intermediate_key_id(partition), created, base64_text(wrapped), place)
+        return self._wrapped(Secret(os.urandom(aead.KEY_SIZE)), partition, created, parent)
+
+    def wrapped_anew(self, key: Key, parent: Key) -> Key:
+        """Wrap an intermediate key with another system key; `keep` takes it once it is stored.
+
+        Args:
+            key: The intermediate key.
+            parent: The system key to wrap it with.
+
+        Returns:
+            A key with the same bytes, id and date.
+        """
+        return self._wrapped(Secret(key.secret), key.partition or "", key.created, parent)
+
+    def _wrapped(self, secret: Secret, partition: str, created: int, parent: Key) -> Key:
+        key_id, place = self.ids.intermediate_key_id(partition), (parent.id, parent.created)
+        record = KeyRecord(key_id, created, base64_text(parent.wrap(bytes(secret))), place)
         return self._bound(record, "IK", secret, partition, parent)
 
     def keep(self, key: Key, row: KeyRow) -> Key | None:
@@ -378,18 +389,12 @@ class Keyring:
             known.text = key.text
             known.parent = key.parent
             return known
-        key.wraps = self._wraps.setdefault((key.id, key.created), key.wraps)
-        if len(self._wraps) > _MAX_COUNTERS:
-            self._forget_low_counts()
+        self._wear.follow(key)
         cache.put(key)
         if known is not None:
             self._on_change()
         return key
 
-    def _forget_low_counts(self) -> None:
-        """Keep the higher half: keys that wrapped little may start again."""
-        none = Wraps()
-        places = [*self._wraps]  # at once: other threads add some
-        ranked = sorted(places, key=lambda place: self._wraps.get(place, none).number, reverse=True)
-        for place in ranked[_MAX_COUNTERS // 2 :]:
-            self._wraps.pop(place, None)
+
+def _is_same(record: KeyRecord, known: KeyRecord) -> bool:
+    return dataclasses.replace(record, revoked=known.revoked, retired=known.retired) == known

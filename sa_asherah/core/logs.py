@@ -11,9 +11,11 @@ __all__ = ["LOGGERS", "Redaction", "redact_all"]
 LOGGERS = (
     "sa_asherah.audit",
     "sa_asherah.events",
+    "sa_asherah.alembic",
     "sa_asherah.hierarchy",
     "sa_asherah.metastore",
     "sa_asherah.orm",
+    "sa_asherah.reencrypt",
     "sa_asherah.kms",
     "sa_asherah.kms.vault.caller",
     "sa_asherah.kms.vault.login",

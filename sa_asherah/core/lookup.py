@@ -8,12 +8,21 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from sa_asherah.core.erasure import owner_erased, refuse_erased
 from sa_asherah.core.flight import Flights
+from sa_asherah.core.ids import tombstone_of
 from sa_asherah.core.outage import PAUSE
-from sa_asherah.errors import KeyNotFoundError, KeyRecordError, KmsError, MetastoreUnavailableError, UsageError
+from sa_asherah.errors import (
+    KeyNotFoundError,
+    KeyRecordError,
+    KmsError,
+    MetastoreUnavailableError,
+    OwnerErasedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 
     from sa_asherah.core.events import Events
     from sa_asherah.core.key import Key
@@ -73,6 +82,7 @@ class Lookup:
         self._on_check = on_check
         self._events = events
         self._flights = Flights()
+        self._erased: set[tuple[str, int]] = set()
 
     def find(self, place: tuple[str, int], partition: str, connection: object | None) -> Key:
         """Find a key.
@@ -171,28 +181,53 @@ class Lookup:
             return self.load(place, partition, connection)
         absent = self._outage.absent
         if absent.get(place, 0) > self._policy.clock():
-            raise _missing(place)
+            raise owner_erased(place[0]) if place in self._erased else _missing(place)
         with self._flights.turn(place):
             key = self._keyring.intermediate.get(*place)
             return key or self._noting_absence(absent, place, partition)
 
     def _noting_absence(self, absent: dict[tuple[str, int], float], place: tuple[str, int], partition: str) -> Key:
-        key = self._read(place, partition, None)
-        if key is None:
-            if len(absent) >= _MAX_ABSENT:
-                absent.clear()
-            absent[place] = self._policy.clock() + PAUSE
-            raise _missing(place)
-        return key
+        erased: OwnerErasedError | None = None
+        key: Key | None = None
+        try:
+            key = self._read(place, partition, None)
+        except OwnerErasedError as error:
+            erased = error
+        if key is not None:
+            return key
+        if len(absent) >= _MAX_ABSENT:
+            absent.clear()
+            self._erased.clear()
+        # A page of an erased owner's rows must not ask for each of them.
+        (self._erased.add if erased else self._erased.discard)(place)
+        absent[place] = self._policy.clock() + PAUSE
+        raise erased or _missing(place)
 
     def _read(self, place: tuple[str, int], partition: str, connection: object | None) -> Key | None:
         def work(rows: KeyRows) -> Key | None:
             row = rows.exact((place,)).get(place)
-            return None if row is None else self._unwrapped(rows, row, partition)
+            with self._erased_told_apart(rows, place[0]):
+                if row is not None:
+                    return self._unwrapped(rows, row, partition)
+            self._refuse_erased(rows, place[0])
+            return None
 
         key = self._metastore.run(work, connection)
         self.note(() if key is None else (key,))
         return key
+
+    @contextlib.contextmanager
+    def _erased_told_apart(self, rows: KeyRows, key_id: str) -> Generator[None]:
+        """Tell an erased owner from a damaged record. A tombstone alone takes no key away: it may be forged."""
+        try:
+            yield
+        except (KeyRecordError, KeyNotFoundError):
+            self._refuse_erased(rows, key_id)
+            raise
+
+    def _refuse_erased(self, rows: KeyRows, key_id: str) -> None:
+        if not self._keyring.ids.peers:  # other implementations know no tombstones
+            refuse_erased(rows.exact((tombstone_of(key_id),)), (key_id,))
 
     def _unwrapped(self, rows: KeyRows, row: KeyRow, partition: str) -> Key:
         parent_place = self._keyring.record(row).parent
@@ -235,6 +270,10 @@ class Lookup:
             due = self._due(current)
             try:
                 self._metastore.run(lambda rows: self._compare(rows, due), connection)
+            except OwnerErasedError:
+                self._keyring.intermediate.forget(current)
+                self._on_check()
+                raise
             except (MetastoreUnavailableError, UsageError) as error:
                 self._use_on(current, error)
                 return current
@@ -269,15 +308,17 @@ class Lookup:
         for key in keys:
             try:
                 self._confirm(rows, key, found)
-            except KeyRecordError:
+            except (KeyRecordError, OwnerErasedError):
                 if key is keys[0]:
-                    raise
+                    with self._erased_told_apart(rows, key.id):
+                        raise
                 continue  # not noted: who needs this key looks at it, and is told
             self.note((key,))
 
     def _confirm(self, rows: KeyRows, key: Key, found: Mapping[tuple[str, int], KeyRow]) -> None:
         row = found.get((key.id, key.created))
         if row is None:
+            self._refuse_erased(rows, key.id)
             _logger.error(
                 "the record of key %s created %d is gone; what it encrypted can be read only while the key stays in "
                 "memory: restore the row from a backup",

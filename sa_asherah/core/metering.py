@@ -95,7 +95,7 @@ class MeteredKMS(KeyManagementService):
 class MeteredMetastore(Metastore):
     """A key table whose reads and writes are measured as `metastore.<kind>.load`, `.loadlatest` and `.store`.
 
-    What only operators do, `versions` and `replace`, is not.
+    What only operators do, `versions`, `replace`, `remove` and `erase`, is not.
     """
 
     def __init__(self, metastore: Metastore, kind: str, events: Events) -> None:
@@ -169,6 +169,12 @@ class _MeteredRows(KeyRows):
     def replace(self, row: KeyRow, text: str) -> bool:
         return self._rows.replace(row, text)
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         with self._events.measure(f"{self._name}.store"):
-            self._rows.insert(rows)
+            return self._rows.insert(rows, parent)
+
+    def remove(self, row: KeyRow) -> bool:
+        return self._rows.remove(row)
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        return self._rows.erase(tombstones, ids, text)

@@ -250,6 +250,11 @@ class CryptoPolicy:
         """
         return checked + self.check_interval + self.max_stale
 
+    @property
+    def last_use_after(self) -> float:
+        """How many seconds after a change of the key table a process may still use what it read before."""
+        return 1.1 * self.check_interval + self.max_stale
+
     # Memory
 
     @property

@@ -155,13 +155,44 @@ class KeyRows(Protocol):
         """
         ...
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         """Insert the rows whose (id, created) is not taken; a taken one is left as it is and is no error.
 
         In side mode the rows are committed when this returns. Who won is told by reading back with `exact`.
 
         Args:
             rows: The rows, in one statement.
+            parent: The row of the key that wraps theirs, as it was read. While it is not there any more, or retired,
+                or otherwise changed where that is easier to tell, nothing is inserted; nobody changes it meanwhile.
+
+        Returns:
+            Whether the parent was as it must be.
+        """
+        ...
+
+    def remove(self, row: KeyRow) -> bool:
+        """Delete a row, if it is still exactly the one that was read.
+
+        Args:
+            row: The row as it was read.
+
+        Returns:
+            Whether it was.
+        """
+        ...
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        """Insert tombstones and overwrite every record of some ids in its place, whatever it holds, in one transaction.
+
+        In side mode the change is committed when this returns.
+
+        Args:
+            tombstones: Rows to insert unless they are there.
+            ids: Exact key ids.
+            text: Gives the new record of a row.
+
+        Returns:
+            The rows as they are now.
         """
         ...
 

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import hmac
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from sa_asherah.core.erasure import changed
 from sa_asherah.core.key import Secret
 from sa_asherah.core.key_record import check_bind, parse_key_record
 from sa_asherah.core.ports import KeyRow
-from sa_asherah.core.strict_json import base64_text, load_object
+from sa_asherah.core.strict_json import base64_text
 from sa_asherah.errors import AsherahError, KeyNotFoundError, KmsCiphertextError, MetastoreError
 
 if TYPE_CHECKING:
@@ -130,13 +130,13 @@ class Rewrap:
     def _treat(self, row: KeyRow) -> Outcome:
         for _ in range(_TRIES):
             record = parse_key_record(row)
-            if _is_retired(row):
+            if record.retired:  # kept only until an erasure that must not find it wrapped anew
                 return "skipped"
             secret, is_done = self._opened(record)
             blob = None if is_done else self._wrapped(record.wrapped, secret)
             if blob is None:
                 return "already"
-            renewed = KeyRow(row.id, row.created, _with_key(row.text, blob))
+            renewed = KeyRow(row.id, row.created, changed(row.text, Key=base64_text(blob)))
             self._verify(renewed, secret)
             if self._report.dry_run:
                 return "moved"
@@ -266,13 +266,3 @@ class Migration(Rewrap):
     def _wrapped(self, blob: bytes, secret: Secret) -> bytes | None:
         del blob
         return self._target.encrypt_key(bytes(secret))
-
-
-def _is_retired(row: KeyRow) -> bool:
-    """Tell whether a key is kept only until an erasure that must not find it wrapped anew."""
-    return "Retired" in load_object(row.text, len(row.text))
-
-
-def _with_key(text: str, blob: bytes) -> str:
-    members = {**load_object(text, len(text)), "Key": base64_text(blob)}
-    return json.dumps(members, ensure_ascii=False, separators=(",", ":"))

@@ -41,6 +41,7 @@ __all__ = [
     "Request",
     "dump_data_row_record",
     "head",
+    "is_marked",
     "open_data",
     "open_text",
     "opener",
@@ -113,6 +114,24 @@ def _record(members: Mapping[str, object], max_length: int) -> DataRowRecord:
         parent=(text_member(parent, "KeyId"), created_member(parent)),
         data=base64_bytes(members, "Data"),
     )
+
+
+def is_marked(stored: bytes) -> bool:
+    """Tell whether a stored text is a data row record, or a damaged one, and nothing else.
+
+    Args:
+        stored: The text in UTF-8.
+
+    Returns:
+        Whether it holds the name that no other text has, or is a record anyway.
+    """
+    if b'"ParentKeyMeta"' in stored:
+        return True
+    try:
+        parse_data_row_record(stored.decode(errors="surrogateescape"))
+    except MalformedCellError:
+        return False
+    return True
 
 
 def head(record: DataRowRecord) -> str:

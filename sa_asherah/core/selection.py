@@ -8,6 +8,8 @@ import logging
 from typing import TYPE_CHECKING, NoReturn
 
 from sa_asherah.core.events import Events
+from sa_asherah.core.validity import Validity
+from sa_asherah.core.view import ParentChangedError, View
 from sa_asherah.errors import KeyExpiredError, KeyRecordError, KmsError, MetastoreError, MetastoreUnavailableError
 
 if TYPE_CHECKING:
@@ -66,11 +68,11 @@ class Selection:
         self._rows = rows
         self._partitions = partitions
         self._flights = flights
-        self.now = policy.clock()
+        self._valid = Validity(policy, keyring)
+        self.now = self._valid.now
         self._horizon = policy.horizon(self.now)
         self._system_id = keyring.ids.system_key_id()
-        self._newest: dict[str, KeyRow] = {}
-        self._seen: dict[tuple[str, int], KeyRow] = {}
+        self._view = View(keyring, rows, self._horizon)
         self._named: set[tuple[str, int]] = set()
         self.chosen: dict[str, Key] = {}
         self.degraded = False
@@ -79,12 +81,20 @@ class Selection:
         """Make the pass; `chosen` holds the keys then.
 
         Raises:
+            OwnerErasedError: One of the owners was erased.
             KeyRecordError: A record does not hold.
             KeyExpiredError: No successor could be made, and the grace is over.
             KmsError: The KMS failed.
             MetastoreError: The key table failed.
         """
-        self._look((self._system_id, *self._partitions))
+        for _ in range(_TRIES):
+            self._view = View(self._keyring, self._rows, self._horizon)
+            with contextlib.suppress(ParentChangedError):
+                return self._run()
+        raise MetastoreError("the newest system key is changed all the time; let others end and try again")
+
+    def _run(self) -> None:
+        self._view.look(self._partitions)
         others = [key_id for key_id in self._partitions if not self._is_as_before(key_id)]
         if others:
             self._bring_back(others)
@@ -92,53 +102,22 @@ class Selection:
             if missing:
                 self.chosen.update(self._replace(missing))
 
-    def _look(self, key_ids: Collection[str]) -> None:
-        found = self._rows.newest(tuple(key_ids), self._horizon)
-        self._newest.update(found)
-        self._seen.update(((row.id, row.created), row) for row in found.values())
-        if self._system_id in found:
-            self._keyring.watch(found[self._system_id])
-
-    def _read(self, pairs: Collection[tuple[str, int]]) -> None:
-        if pairs:
-            self._seen.update(self._rows.exact(tuple(pairs)))
-
-    def _parent_of_newest(self, key_id: str) -> tuple[str, int] | None:
-        row = self._newest.get(key_id)
-        return None if row is None else self._keyring.record(row).parent
-
     # What decides whether a key may encrypt
-
-    def _may_wrap(self, record: KeyRecord) -> bool:
-        end = self._policy.wraps_until(record.id, record.created)
-        return not record.revoked and self.now <= end and not self._keyring.is_worn((record.id, record.created))
-
-    def _may_encrypt(self, record: KeyRecord, parent: KeyRecord) -> bool:
-        end = self._policy.encrypts_until(record.id, record.created, parent.created)
-        is_worn = self._keyring.is_worn((record.id, record.created))
-        return self.now <= end and not (record.revoked or parent.revoked or is_worn)
-
-    def _may_wrap_in_grace(self, record: KeyRecord) -> bool:
-        return not record.revoked and self.now <= self._policy.wraps_in_grace_until(record.created)
-
-    def _may_encrypt_in_grace(self, record: KeyRecord, parent: KeyRecord) -> bool:
-        end = self._policy.encrypts_in_grace_until(record.id, record.created, parent.created)
-        return not (record.revoked or parent.revoked) and self.now <= end
 
     def _is_as_before(self, key_id: str) -> bool:
         """Choose the key that encrypted last, if its record and its system key's are still exactly the same."""
         key = self._keyring.intermediate.newest(key_id)
-        row = self._newest.get(key_id)
+        row = self._view.newest.get(key_id)
         if key is None or key.parent is None:
             return False
         parent = key.parent
-        parent_row = self._seen.get((parent.id, parent.created))
+        parent_row = self._view.seen.get((parent.id, parent.created))
         if parent_row is not None:
             with contextlib.suppress(KeyRecordError):  # told where the record is needed
                 self._keyring.record(parent_row, parent)
         if row is None or row.text != key.text or row.created != key.created:
             return False
-        if parent_row is None or parent_row.text != parent.text or not self._may_encrypt(key.record, parent.record):
+        if parent_row is None or parent_row.text != parent.text or not self._valid.encrypts(key.record, parent.record):
             return False
         self.chosen[key_id] = key
         return True
@@ -151,20 +130,20 @@ class Selection:
 
     def _valid_key(self, key_id: str, may: Callable[[KeyRecord, KeyRecord], bool] | None = None) -> Key | None:
         """Unwrap the newest key if it may encrypt."""
-        may = may or self._may_encrypt
-        row = self._newest.get(key_id)
+        may = may or self._valid.encrypts
+        row = self._view.newest.get(key_id)
         if row is None:
             return None
         record = self._keyring.record(row)
-        parent_row = None if record.parent is None else self._seen.get(record.parent)
+        parent_row = None if record.parent is None else self._view.seen.get(record.parent)
         if parent_row is None or not may(record, self._keyring.record(parent_row)):
             return None
         parent = self._keyring.system_key(parent_row)
         return self._keyring.intermediate_key(row, self._partitions[key_id], parent)
 
     def _valid_system_key(self, may: Callable[[KeyRecord], bool] | None = None) -> Key | None:
-        row = self._newest.get(self._system_id)
-        if row is None or not (may or self._may_wrap)(self._keyring.record(row)):
+        row = self._view.newest.get(self._system_id)
+        if row is None or not (may or self._valid.wraps)(self._keyring.record(row)):
             return None
         key = self._keyring.system_key(row)
         self._keyring.system.put_newest(key)
@@ -177,27 +156,27 @@ class Selection:
         lost = [
             key for key in map(self._keyring.intermediate.newest, key_ids) if key is not None and self._is_lost(key)
         ]
-        self._named = {place for place in map(self._parent_of_newest, key_ids) if place is not None}
+        self._named = {place for place in map(self._view.parent_of_newest, key_ids) if place is not None}
         self._named.update(key.record.parent for key in lost if key.record.parent is not None)
-        self._read(self._named.difference(self._seen))
+        self._view.read(self._named.difference(self._view.seen))
         parents = {key.parent for key in lost if key.parent is not None}
         parents.update(key for key in map(self._parent_in_memory, key_ids) if key is not None)
-        parents = {key for key in parents if (key.id, key.created) not in self._seen}
+        parents = {key for key in parents if (key.id, key.created) not in self._view.seen and not key.record.retired}
         newest = self._keyring.system.newest(self._system_id)
         if newest is not None and self._is_lost(newest) and (newest.id, newest.created) not in self._named:
             parents.add(newest)
         self._insert_again(parents)
-        self._insert_again([key for key in lost if self._opens_again(key)])
+        self._insert_children_again(lost)
 
     def _is_lost(self, key: Key) -> bool:
-        row = self._newest.get(key.id)
+        row = self._view.newest.get(key.id)
         return key.created <= self._horizon and (row is None or row.created < key.created)
 
     def _parent_in_memory(self, key_id: str) -> Key | None:
         """Find the system key that opens the newest record, if the table lacks it."""
-        row = self._newest.get(key_id)
-        place = self._parent_of_newest(key_id)
-        parent = None if place is None or place in self._seen else self._keyring.system.get(*place)
+        row = self._view.newest.get(key_id)
+        place = self._view.parent_of_newest(key_id)
+        parent = None if place is None or place in self._view.seen else self._keyring.system.get(*place)
         if row is None or parent is None:
             return None
         with contextlib.suppress(KeyRecordError):
@@ -205,15 +184,30 @@ class Selection:
             return parent
         return None
 
+    def _insert_children_again(self, lost: Collection[Key]) -> None:
+        by_parent: dict[Key | None, list[Key]] = {}
+        for key in lost:
+            row = None if key.record.parent is None else self._view.seen.get(key.record.parent)
+            if row is not None and key.parent is not None:
+                self._keyring.record(row, key.parent)
+            if key.parent is not None and key.parent.record.retired:
+                # Under that one nobody would look for it any more.
+                current = self._system_key()
+                by_parent.setdefault(current, []).append(self._keyring.wrapped_anew(key, current))
+            elif self._opens_again(key):
+                by_parent.setdefault(key.parent, []).append(key)
+        for parent, keys in by_parent.items():
+            self._insert_again(keys, parent)
+
     def _opens_again(self, key: Key) -> bool:
         """Tell whether the table has the lost key's system key, and not another one in its place."""
-        row = None if key.record.parent is None else self._seen.get(key.record.parent)
+        row = None if key.record.parent is None else self._view.seen.get(key.record.parent)
         if row is not None and key.parent is not None and self._keyring.system_key(row).has_same_secret(key.parent):
             return True
         self._keyring.intermediate.forget(key)
         return False
 
-    def _insert_again(self, keys: Collection[Key]) -> None:
+    def _insert_again(self, keys: Collection[Key], parent: Key | None = None) -> None:
         if not keys:
             return
         # In the caller's transactions a roll-back is the usual cause.
@@ -222,20 +216,19 @@ class Selection:
             _logger.log(level, "the record of key %s created %d was lost and is inserted again", key.id, key.created)
         absent = list(keys)
         for _ in range(_TRIES):
-            self._rows.insert([key.row for key in absent])
-            self._read([(key.id, key.created) for key in absent])
-            absent = [key for key in absent if (key.id, key.created) not in self._seen]
+            self._view.insert(absent, parent, new=False)
+            absent = [key for key in absent if (key.id, key.created) not in self._view.seen]
             if not absent:
                 break
         else:
             # A new key must not take the place of this one, which has encrypted already.
-            self._refuse_vanished(absent[0].id, absent[0].created)
+            self._view.refuse_vanished(absent[0].id, absent[0].created)
         for key in keys:
-            row = self._seen[key.id, key.created]
-            newest = self._newest.get(key.id)
+            row = self._view.seen[key.id, key.created]
+            newest = self._view.newest.get(key.id)
             # One from the far future is there for reading only, as if `newest` had found it.
             if row.created <= self._horizon and (newest is None or newest.created < row.created):
-                self._newest[key.id] = row
+                self._view.newest[key.id] = row
 
     # New keys
 
@@ -257,7 +250,7 @@ class Selection:
         )
         with flight as waited:
             if waited:
-                self._look((self._system_id,))
+                self._view.look()
                 key = self._valid_system_key()
             return key or self.make_system_key()
 
@@ -272,8 +265,8 @@ class Selection:
             KmsError: The KMS failed.
             MetastoreError: The key table failed.
         """
-        self._look((self._system_id,))
-        row = self._newest.get(self._system_id)
+        self._view.look()
+        row = self._view.newest.get(self._system_id)
         return None if row is None else self._keyring.system_key(row)
 
     def make_system_key(self) -> Key:
@@ -306,27 +299,30 @@ class Selection:
             return self._keyring.new_intermediate_key(self._partitions[key_id], created, parent)
 
         def winner(key_id: str) -> Key | None:
-            parent = self._parent_of_newest(key_id)
-            self._read(() if parent is None or parent in self._seen else (parent,))
+            parent = self._view.parent_of_newest(key_id)
+            self._view.read(() if parent is None or parent in self._view.seen else (parent,))
             return self._valid_key(key_id)
 
-        return self._store(missing, make, winner)
+        return self._store(missing, make, winner, parent)
 
     def _store(
-        self, key_ids: Collection[str], make: Callable[[str, int], Key], winner: Callable[[str], Key | None]
+        self,
+        key_ids: Collection[str],
+        make: Callable[[str, int], Key],
+        winner: Callable[[str], Key | None],
+        parent: Key | None = None,
     ) -> dict[str, Key]:
         """Insert new keys and read back who won; a lost race against a key that may not encrypt goes one second on."""
         stored: dict[str, Key] = {}
         pending = {key_id: self._next_created(key_id) for key_id in key_ids}
         for _ in range(_TRIES):
             drafts = {key_id: make(key_id, created) for key_id, created in pending.items()}
-            self._rows.insert([draft.row for draft in drafts.values()])
-            self._read([(draft.id, draft.created) for draft in drafts.values()])
+            self._view.insert(drafts.values(), parent, new=True)
             for key_id, draft in drafts.items():
-                row = self._seen.get((key_id, draft.created))
+                row = self._view.seen.get((key_id, draft.created))
                 if row is None:
-                    self._refuse_vanished(key_id, draft.created)
-                previous, self._newest[key_id] = self._newest.get(key_id), row
+                    self._view.refuse_vanished(key_id, draft.created)
+                previous, self._view.newest[key_id] = self._view.newest.get(key_id), row
                 key = self._keyring.keep(draft, row)
                 if key is not None:
                     self._tell(key, previous)
@@ -350,16 +346,10 @@ class Selection:
             before = {"previous": previous.created, "previous_revoked": self._keyring.record(previous).revoked}
             self._events.emit("key_rotated", id=key.id, created=key.created, **before)
 
-    def _refuse_vanished(self, key_id: str, created: int) -> NoReturn:
-        raise MetastoreError(
-            f"key record {key_id!r} created {created} was inserted and is not there; check the table encryption_key "
-            "(asherah.check) and its triggers and row policies"
-        )
-
     def _next_created(self, key_id: str) -> int:
         dates = [self._policy.truncate(self.now)]
-        if key_id in self._newest:
-            dates.append(self._newest[key_id].created + 1)
+        if key_id in self._view.newest:
+            dates.append(self._view.newest[key_id].created + 1)
         # The place of a system key that is missing stays free: it may come back from a backup.
         dates += [created + 1 for named_id, created in self._named if named_id == key_id and created <= self._horizon]
         return max(dates)
@@ -371,7 +361,7 @@ class Selection:
         held: dict[str, Key] = {}
         without: list[str] = []
         for key_id in missing:
-            key = self._valid_key(key_id, self._may_encrypt_in_grace)
+            key = self._valid_key(key_id, self._valid.encrypts_in_grace)
             if key is None:
                 without.append(key_id)
             else:
@@ -379,17 +369,17 @@ class Selection:
         if held:
             _logger.warning("%d keys that are due encrypt on, no successor could be made: %s", len(held), error)
         if without:
-            row = self._newest.get(self._system_id)
+            row = self._view.newest.get(self._system_id)
             # With a valid system key the fault lies elsewhere.
-            is_other = row is not None and self._may_wrap(self._keyring.record(row))
-            parent = None if is_other else self._valid_system_key(self._may_wrap_in_grace)
+            is_other = row is not None and self._valid.wraps(self._keyring.record(row))
+            parent = None if is_other else self._valid_system_key(self._valid.wraps_in_grace)
             if parent is None:
                 self._refuse(without, error)
             held.update(self._make(without, parent))
         return held
 
     def _refuse(self, without: Collection[str], error: Exception) -> NoReturn:
-        rows = [self._newest[key_id] for key_id in (*without, self._system_id) if key_id in self._newest]
+        rows = [self._view.newest[key_id] for key_id in (*without, self._system_id) if key_id in self._view.newest]
         records = [self._keyring.record(row) for row in rows]
         old = [one.id for one in records if one.revoked or self._policy.is_expired(one.created, self.now)]
         if not old or isinstance(error, KeyExpiredError):

@@ -172,13 +172,21 @@ class _EnlistedRows(SQLiteRows):
         finally:
             cursor.close()
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         self._begin()
-        super().insert(rows)
+        return super().insert(rows, parent)
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        self._begin()
+        return super().erase(tombstones, ids, text)
 
     def replace(self, row: KeyRow, text: str) -> bool:
         self._begin()
         return super().replace(row, text)
+
+    def remove(self, row: KeyRow) -> bool:
+        self._begin()
+        return super().remove(row)
 
     def _begin(self) -> None:
         if not self._caller.in_transaction():
@@ -192,15 +200,25 @@ class _FileRows(SQLiteRows):
         super().__init__(connection)
         self._own = connection
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         self._own.execute("BEGIN IMMEDIATE")
         with self._own:
-            super().insert(rows)
+            return super().insert(rows, parent)
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        self._own.execute("BEGIN IMMEDIATE")
+        with self._own:
+            return super().erase(tombstones, ids, text)
 
     def replace(self, row: KeyRow, text: str) -> bool:
         self._own.execute("BEGIN IMMEDIATE")
         with self._own:
             return super().replace(row, text)
+
+    def remove(self, row: KeyRow) -> bool:
+        self._own.execute("BEGIN IMMEDIATE")
+        with self._own:
+            return super().remove(row)
 
 
 def _run_on_file(path: Path, work: Callable[[KeyRows], T], *, writing: bool) -> T:

@@ -18,8 +18,15 @@ NO_TABLE = (
     "the table encryption_key does not exist; run asherah.create_metastore(engine) or the migration that creates it, "
     "commit, and try again"
 )
+_NO_RIGHT = (
+    "the database user may not do this with the table encryption_key; an application needs, given by the owner of the "
+    "table: GRANT SELECT, INSERT, UPDATE (created) ON encryption_key TO <user>. Who revokes, rewraps or erases keys "
+    "needs UPDATE on the whole table, and shred --epoch DELETE"
+)
 _NO_TABLE_SQLSTATE = "42P01"
 _NO_TABLE_ERRNO = 1146
+_NO_RIGHT_SQLSTATE = "42501"
+_NO_RIGHT_ERRNOS = frozenset({1044, 1142, 1143})
 _CHANGED_SQLSTATES = frozenset({"40001", "40P01", "55P03"})
 _CHANGED_ERRNOS = frozenset({1020, 1205, 1213})
 _DOWN_CLASSES = frozenset({"08", "53", "57", "58"})
@@ -59,6 +66,8 @@ def of_server(error: DBAPIError | OSError, dialect: Dialect) -> MetastoreError:
         )
     elif sqlstate == _NO_TABLE_SQLSTATE or errno == _NO_TABLE_ERRNO:
         found = MetastoreError(NO_TABLE)
+    elif sqlstate == _NO_RIGHT_SQLSTATE or errno in _NO_RIGHT_ERRNOS:
+        found = MetastoreError(_NO_RIGHT)
     else:
         found = MetastoreError(
             f"the database refused to read or write the table encryption_key ({_code(sqlstate, errno)}); check the "

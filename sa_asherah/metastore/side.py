@@ -14,12 +14,14 @@ from sqlalchemy import Connection, Engine, NullPool, text
 from sa_asherah.errors import AsherahError, MetastoreError, MetastoreUnavailableError
 from sa_asherah.metastore.failure import TransientError
 from sa_asherah.metastore.loader import Loader, in_greenlet, off_loop, pause
-from sa_asherah.metastore.rows import MySQLRows, PostgreSQLRows, ServerRows
+from sa_asherah.metastore.mysql import MySQLRows
+from sa_asherah.metastore.postgresql import PostgreSQLRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from sa_asherah.core.ports import KeyRows
+    from sa_asherah.metastore.rows import ServerRows
 
 __all__ = ["SideMetastore"]
 

@@ -11,7 +11,7 @@ from sa_asherah.core.ports import KeyRow
 from sa_asherah.metastore.table import seconds_of, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -40,6 +40,14 @@ UPDATE encryption_key SET key_record = ?
 WHERE id = ? AND created = ? AND CAST(key_record AS TEXT) = ? COLLATE BINARY
 """
 _INSERT = "INSERT INTO encryption_key (id, created, key_record) VALUES (?, ?, ?) ON CONFLICT (id, created) DO NOTHING"
+
+_INSERT_CHILD = """
+INSERT INTO encryption_key (id, created, key_record) SELECT ?, ?, ? WHERE EXISTS (
+    SELECT 1 FROM encryption_key WHERE id = ? AND created = ? AND CAST(key_record AS TEXT) = ? COLLATE BINARY
+) ON CONFLICT (id, created) DO NOTHING
+"""
+_DELETE = "DELETE FROM encryption_key WHERE id = ? AND created = ? AND CAST(key_record AS TEXT) = ? COLLATE BINARY"
+_OVERWRITE = "UPDATE encryption_key SET key_record = ? WHERE id = ? AND created = ?"
 
 
 def wait_for_writers(connection: Connection) -> None:
@@ -129,17 +137,57 @@ class SQLiteRows:
             cursor.execute(_REPLACE, (text, row.id, text_of(row.created), row.text))
             return bool(cursor.rowcount)
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         """Insert the rows whose (id, created) is not taken; a taken one is left as it is and is no error.
 
         Args:
             rows: The rows.
+            parent: The row of the key that wraps theirs, as it was read.
+
+        Returns:
+            Whether the parent is still as it was read.
         """
-        values = [
-            (row.id, text_of(row.created), row.text) for row in sorted(rows, key=lambda row: (row.id, row.created))
-        ]
+        # In the statement itself: it is what takes the write lock, and in autocommit mode gives it back.
+        statement = _INSERT if parent is None else _INSERT_CHILD
+        condition = () if parent is None else (parent.id, text_of(parent.created), parent.text)
+        ordered = sorted(rows, key=lambda row: (row.id, row.created))
+        values = [(row.id, text_of(row.created), row.text, *condition) for row in ordered]
         with closing(self._connection.cursor()) as cursor:
-            cursor.executemany(_INSERT, values)
+            cursor.executemany(statement, values)
+        place = None if parent is None else (parent.id, parent.created)
+        return place is None or self.exact((place,)).get(place) == parent
+
+    def remove(self, row: KeyRow) -> bool:
+        """Delete a row, if it is still exactly the one that was read.
+
+        Args:
+            row: The row as it was read.
+
+        Returns:
+            Whether it was.
+        """
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute(_DELETE, (row.id, text_of(row.created), row.text))
+            return bool(cursor.rowcount)
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        """Insert tombstones and overwrite every record of some ids.
+
+        Args:
+            tombstones: Rows to insert unless they are there.
+            ids: Exact key ids.
+            text: Gives the new record of a row.
+
+        Returns:
+            The rows as they are now.
+        """
+        if tombstones:
+            SQLiteRows.insert(self, tombstones)
+        found = [row for key_id in ids for row in self.versions(key_id)]
+        new = [KeyRow(row.id, row.created, text(row)) for row in found]
+        with closing(self._connection.cursor()) as cursor:
+            cursor.executemany(_OVERWRITE, [(row.text, row.id, text_of(row.created)) for row in new])
+        return new
 
     def _select(self, statement: str, values: Sequence[object]) -> list[KeyRow]:
         cursor = self._connection.cursor()

@@ -133,12 +133,12 @@ class Attachment:
         ids = self.hierarchy.ids
         return cell.context(ids.service, ids.product, partition, label, row)
 
-    def encryption_keys(self, partitions: Collection[str], connection: Connection) -> dict[str, Key]:
+    def encryption_keys(self, partitions: Collection[str], connection: Connection | None) -> dict[str, Key]:
         """Find or make the keys for writing.
 
         Args:
             partitions: The owners' partitions.
-            connection: The executing connection.
+            connection: The executing connection; `None` where keys are not read on it.
         """
         return self.hierarchy.encryption_keys(partitions, connection)
 

@@ -146,6 +146,12 @@ def _check_branch(branch: Any, group: Group, names: Sequence[str], present: Sequ
             continue
         tables = [] if source is None else origin(source)
         target_type: Any = group.columns[key].column.type
+        if any(isinstance(leaf.type, Encrypted) and leaf.type.windows for leaf in tables):
+            raise UsageError(
+                f"{group.columns[key].label} cannot be copied as it is stored from a column with reads=, which may "
+                "still hold plaintext: read the rows and insert them with values, or re-encrypt the column and remove "
+                "reads="
+            )
         same = bool(tables) and all(
             isinstance(leaf.type, Encrypted)
             and label_of(leaf) == group.columns[key].label

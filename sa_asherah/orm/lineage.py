@@ -30,17 +30,18 @@ def bare(element: Any) -> Any:
     return found
 
 
-def label_of(column: Column[Any]) -> str:
+def label_of(column: Column[Any], type_: Encrypted | None = None) -> str:
     """Name what the ciphertext of a table's column is bound to.
 
     Args:
         column: An encrypted column of a table.
+        type_: Its type, if it is not the one that the column declares.
 
     Returns:
         The type's own label, else `table.column`.
     """
-    type_: Encrypted = column.type  # type: ignore[assignment]
-    return type_.label or f"{column.table.name}.{column.name}"
+    declared: Encrypted = type_ or column.type  # type: ignore[assignment]
+    return declared.label or f"{column.table.name}.{column.name}"
 
 
 def origin(column: ColumnElement[Any]) -> list[Column[Any]]:

@@ -18,9 +18,9 @@ from sa_asherah.orm.owner import OwnerKind, owner_kind
 from sa_asherah.orm.types import Encrypted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Group", "TablePlan", "plan_of"]
+__all__ = ["EncryptedColumn", "Group", "TablePlan", "check_together", "owner_of", "plan_of", "row_of"]
 
 _UNSAFE_ON_UPDATE = {"CASCADE", "SET NULL", "SET DEFAULT"}
 _UNSAFE_ON_DELETE = {"SET NULL", "SET DEFAULT"}
@@ -129,10 +129,10 @@ def _make(table: Table) -> TablePlan | None:
         _check_column(column)
         key = (type_.owner, type_.partition)
         if key not in groups:
-            owner = _owner(column, type_)
+            owner = owner_of(column, type_)
             kind = None if owner is None else owner_kind(owner)
             groups[key] = Group(owner, kind, type_.partition, None)
-        row = _row(column, type_)
+        row = row_of(column, type_)
         if row is not None:
             groups[key] = replace(groups[key], row=row)
         groups[key].columns[column.key] = EncryptedColumn(
@@ -147,7 +147,19 @@ def _make(table: Table) -> TablePlan | None:
     return TablePlan(table, tuple(groups.values()), frozenset(keys))
 
 
-def _owner(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
+def owner_of(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
+    """Find the owner column that a type names.
+
+    Args:
+        column: The column that has the type, or is to get it.
+        type_: The type.
+
+    Returns:
+        The owner column; `None` where a `partition_scope` names the owner.
+
+    Raises:
+        ConfigurationError: There is none of that key, or it cannot be an owner.
+    """
     if type_.owner is None:
         return None
     owner = column.table.c.get(type_.owner)
@@ -162,8 +174,19 @@ def _owner(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
     return owner
 
 
-def _row(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
-    """Find the primary key column that a row-bound column names."""
+def row_of(column: Column[Any], type_: Encrypted) -> Column[Any] | None:
+    """Find the primary key column that a row-bound type names.
+
+    Args:
+        column: The column that has the type, or is to get it.
+        type_: The type.
+
+    Returns:
+        The primary key column, `None` if the type binds no rows.
+
+    Raises:
+        ConfigurationError: It names something else, or a key that is not known in time.
+    """
     if type_.bind_row is None:
         return None
     row = column.table.c.get(type_.bind_row)
@@ -270,25 +293,35 @@ def _compared(element: Any) -> Any:
 
 
 def _check_metadata(metadata: MetaData) -> None:
-    """Equal labels, and owner columns of different meaning under one template, would mix up what is kept apart."""
+    columns = [column for table in metadata.tables.values() for column in table.columns]
+    check_together([(column, column.type) for column in columns if isinstance(column.type, Encrypted)])
+
+
+def check_together(columns: Iterable[tuple[Column[Any], Encrypted]]) -> None:
+    """Refuse equal labels, and owner columns of different meaning under one template: they mix up what is kept apart.
+
+    Args:
+        columns: The encrypted columns of one `MetaData`, each with its type.
+
+    Raises:
+        ConfigurationError: Two of them would read each other's values or share keys.
+    """
     labels: dict[str, Column[Any]] = {}
     meanings: dict[str, tuple[str, Column[Any]]] = {}
     kinds: dict[str, tuple[str, Column[Any]]] = {}
-    for table in metadata.tables.values():
-        for column in table.columns:
-            if not isinstance(column.type, Encrypted):
-                continue
-            other = labels.setdefault(label_of(column), column)
-            if other is not column and (other.table.name, other.name) != (table.name, column.name):
-                raise ConfigurationError(
-                    f"{other} and {column} have the same label {label_of(column)!r}: a value could be moved between "
-                    "them; give one of them another label="
-                )
-            owner = table.c.get(column.type.owner) if column.type.owner else None
-            if owner is not None and column.type.partition == "{}":
-                _check_meaning(meanings, owner)
-            if owner is not None:
-                _check_kind(kinds, column.type.partition, owner)
+    for column, type_ in columns:
+        table, label = column.table, label_of(column, type_)
+        other = labels.setdefault(label, column)
+        if other is not column and (other.table.name, other.name) != (table.name, column.name):
+            raise ConfigurationError(
+                f"{other} and {column} have the same label {label!r}: a value could be moved between them; give one "
+                "of them another label="
+            )
+        owner = table.c.get(type_.owner) if type_.owner else None
+        if owner is not None and type_.partition == "{}":
+            _check_meaning(meanings, owner)
+        if owner is not None:
+            _check_kind(kinds, type_.partition, owner)
 
 
 def _check_meaning(meanings: dict[str, tuple[str, Column[Any]]], owner: Column[Any]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from sqlalchemy.types import UserDefinedType
@@ -18,9 +19,10 @@ from sa_asherah.errors import (
     WrongPlaceError,
 )
 from sa_asherah.orm.owner import OwnerKind, canonical_text
-from sa_asherah.orm.records import NOT_ATTACHED, record_processor
+from sa_asherah.orm.records import NOT_ATTACHED, open_record, record_processor
 from sa_asherah.orm.scope import current_scope, require_in_scope, sole_partition
 from sa_asherah.orm.unreadable import Unreadable, is_marked
+from sa_asherah.orm.windows import PLAINTEXT, form_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +71,10 @@ class Packed(UserDefinedType[Any]):
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[..., Any]:  # noqa: ARG002
         """Make the function that opens one value; SQLAlchemy memoizes it per dialect and type."""
-        if self.column_type.format == "asherah":
+        type_ = self.column_type
+        if type_.format == "asherah" and not type_.windows:
             return record_processor(self, dialect)
-        if self.kind is None or self.row_kind is not None or self.column_type.storage == "text":
+        if self.kind is None or self.row_kind is not None or type_.storage == "text" or type_.windows:
             return self._any(dialect)
         return self._with_owner(dialect)
 
@@ -117,8 +120,7 @@ class Packed(UserDefinedType[Any]):
         return process
 
     def _any(self, dialect: Any) -> Callable[[Any], Any]:
-        """Make the function for all other values: row-bound, stored as text, or without their owner."""
-        decode = self.column_type.decode
+        """Make the function for all other values: row-bound, stored as text, without their owner, or with `reads=`."""
 
         def process(value: Any) -> Any:
             if value is None:
@@ -131,7 +133,7 @@ class Packed(UserDefinedType[Any]):
             partition = self.sole_partition() if self.kind is None else None
             packed = value.encode() if isinstance(value, str) else bytes(value)
             try:
-                return decode(self._open_any(attachment, packed, partition))
+                return self._open_any(attachment, packed, partition)
             except AsherahError as error:
                 if not is_marked(error, attachment.owner):
                     raise
@@ -139,7 +141,7 @@ class Packed(UserDefinedType[Any]):
 
         return process
 
-    def _open_any(self, attachment: Attachment, packed: bytes, partition: str | None) -> bytes:
+    def _open_any(self, attachment: Attachment, packed: bytes, partition: str | None) -> Any:
         """Open a value step by step.
 
         Args:
@@ -148,7 +150,7 @@ class Packed(UserDefinedType[Any]):
             partition: The partition, `None` where the value names its owner.
 
         Returns:
-            The plaintext of the cell.
+            The value.
         """
         row = b""
         if self.row_kind is not None:
@@ -158,17 +160,62 @@ class Packed(UserDefinedType[Any]):
             owner, _, packed = packed.partition(b"\0")
             partition = self.partition_of(owner)
             require_in_scope(partition)
-        stored = cell.from_text(packed.decode(errors="replace")) if self.column_type.storage == "text" else packed
-        decrypt = self._row_key(attachment, partition, owner + b"\0" + stored[: cell.HEAD_SIZE], stored)
         text = "" if self.row_kind is None else canonical_text(self.row_kind, row.decode(errors="replace"))
-        context = attachment.context(partition, cast("str", self.label), text)
+        return self.open(attachment, partition, packed, owner, text)
+
+    def open(self, attachment: Attachment, partition: str, stored: bytes, owner: bytes = b"", row: str = "") -> Any:
+        """Open a stored value whose place is known, in any form that the column reads.
+
+        Args:
+            attachment: The engine's Asherah.
+            partition: The partition, which the caller found to be in scope.
+            stored: The value as the database holds it; text as UTF-8.
+            owner: Text of the owner, where the column has one.
+            row: Text of the primary key, where the column binds its rows.
+
+        Returns:
+            The value.
+
+        Raises:
+            AsherahError: It does not open, or is in a form that the column does not read.
+        """
+        type_ = self.column_type
+        if type_.reads or type_.format != "cell":
+            form = form_of(type_, stored)
+            if form != "cell":
+                return self._open_other(form, attachment, partition, stored)
+        if type_.storage == "text":
+            stored = cell.from_text(stored.decode(errors="replace"))
+        decrypt = self._row_key(attachment, partition, owner + b"\0" + stored[: cell.HEAD_SIZE], stored)
+        flags = stored[cell.FLAGS_AT]  # accepted before there was a key
+        context = attachment.context(partition, cast("str", self.label), row if flags & cell.ROW_BOUND else "")
         try:
             plaintext = decrypt(stored[cell.HEAD_SIZE : cell.NONCE_END], stored[cell.NONCE_END :], context)
         except (InvalidTag, ValueError):
             self._refuse()
         if attachment.audit is not None:
             attachment.audit.count(partition, self.label)
-        return plaintext
+        return self._decode(plaintext) if flags == self._flags else type_.decode_as(flags, plaintext)
+
+    def _open_other(self, form: str, attachment: Attachment, partition: str, stored: bytes) -> Any:
+        """Open a record, or what `reads=` lets in."""
+        type_ = self.column_type
+        if form != type_.format:
+            type_.windows.enter(form, attachment.hierarchy, self.label)
+        if form == PLAINTEXT:
+            return type_.plain_codec.decode(stored)
+        value = type_.plain_codec.decode(open_record(self, attachment, partition, stored))
+        if attachment.audit is not None:
+            attachment.audit.count(partition, self.label)
+        return value
+
+    @cached_property
+    def _decode(self) -> Callable[[bytes], Any]:
+        return self.column_type.decode
+
+    @cached_property
+    def _flags(self) -> int:
+        return self.column_type.flags
 
     def sole_partition(self) -> str:
         """Give the partition of values whose owner is not in reach, if the statement tells all else that is needed.
@@ -218,12 +265,8 @@ class Packed(UserDefinedType[Any]):
     def _row_key(self, attachment: Attachment, partition: str, prefix: bytes, stored: bytes) -> cell.Decrypt:
         """Find or derive the data row key of a cell, which the columns of a row share."""
         header = cell.parse(stored)
-        if header.flags != self.column_type.flags:
-            raise MalformedCellError(
-                f"a cell of {self.label} is {cell.describe(header.flags)}, but the column declares "
-                f"{cell.describe(self.column_type.flags)}: it was moved here, or bind_row= or pad= was changed without "
-                "re-encrypting the column"
-            )
+        if header.flags != self._flags:
+            self._check_flags(attachment, header.flags)
         if self.kind is None:
             return self._opener(attachment, partition, header.created, stored)
         shared: dict[bytes, cell.Decrypt] = attachment.row_keys((self.column_type.partition, self.kind))
@@ -231,6 +274,17 @@ class Packed(UserDefinedType[Any]):
         if decrypt is None:
             decrypt = self.remember(shared, prefix, self._opener(attachment, partition, header.created, stored))
         return decrypt
+
+    def _check_flags(self, attachment: Attachment, flags: int) -> None:
+        """Accept other flags than the column's only if some are missing and `reads=` says so."""
+        type_ = self.column_type
+        missing = type_.flags & ~flags
+        if flags & ~type_.flags or not type_.windows.enter_flags(missing, attachment.hierarchy, self.label):
+            raise MalformedCellError(
+                f"a cell of {self.label} is {cell.describe(flags)}, but the column declares "
+                f"{cell.describe(type_.flags)}: it was moved here, or bind_row= or pad= was changed without "
+                "re-encrypting the column"
+            )
 
     @staticmethod
     def remember(known: dict[bytes, T], prefix: bytes, found: T) -> T:

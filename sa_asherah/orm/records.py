@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sa_asherah.orm.attachment import Attachment
     from sa_asherah.orm.reading import Packed
 
-__all__ = ["NOT_ATTACHED", "record_processor"]
+__all__ = ["NOT_ATTACHED", "open_record", "record_processor"]
 
 NOT_ATTACHED = "no Asherah is attached to this engine: call asherah.attach(engine) first"
 """Why nothing can be read."""
@@ -100,8 +100,7 @@ def _alone(packed: Packed, dialect: Any) -> Callable[[Any], Any]:
             raise NotAttachedError(NOT_ATTACHED) from None
         partition = packed.sole_partition()
         try:
-            record = _parse(value if isinstance(value, str | Mapping) else bytes(value))
-            plaintext = row_record.open_data(_row_key(packed, attachment, partition, record), record.data)
+            plaintext = open_record(packed, attachment, partition, value)
             if attachment.audit is not None:
                 attachment.audit.count(partition, packed.label)
             return decode(plaintext)
@@ -111,6 +110,25 @@ def _alone(packed: Packed, dialect: Any) -> Callable[[Any], Any]:
             return Unreadable(packed.label, type(error))
 
     return process
+
+
+def open_record(packed: Packed, attachment: Attachment, partition: str, stored: Any) -> bytes:
+    """Open a record whose partition is known.
+
+    Args:
+        packed: What is known of the column.
+        attachment: The engine's Asherah.
+        partition: The partition, which the caller found to be in scope.
+        stored: The text, as such or in UTF-8, or what a JSON column gave.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        AsherahError: It is no record, or does not open.
+    """
+    record = _parse(stored if isinstance(stored, str | Mapping) else bytes(stored))
+    return row_record.open_data(_row_key(packed, attachment, partition, record), record.data)
 
 
 def _open(packed: Packed, attachment: Attachment, opened: Opened, value: bytes) -> tuple[str, bytes]:

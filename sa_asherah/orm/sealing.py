@@ -169,11 +169,11 @@ class Batch:
         """
         self._jobs.append(_Job(place, column, values, partitions, rows))
 
-    def seal(self, connection: Connection) -> None:
+    def seal(self, connection: Connection | None) -> None:
         """Encrypt everything and put it in place.
 
         Args:
-            connection: The executing connection.
+            connection: The executing connection; `None` where keys are not read on it.
 
         Raises:
             AsherahError: A key cannot be had or a value does not fit; nothing was put in place.
@@ -181,7 +181,7 @@ class Batch:
         with self._attachment.hierarchy.events.measure("drr.encrypt", via="statement"):
             self._seal(connection)
 
-    def _seal(self, connection: Connection) -> None:
+    def _seal(self, connection: Connection | None) -> None:
         partitions = {partition for job in self._jobs for partition in job.partitions if partition is not None}
         for partition in partitions:
             require_in_scope(partition)

@@ -13,9 +13,10 @@ from sqlalchemy.types import JSON, LargeBinary, Text, TypeDecorator, TypeEngine
 from sa_asherah.core import cell
 from sa_asherah.errors import ConfigurationError, NotAttachedError, UnsupportedOperatorError, UsageError
 from sa_asherah.orm.codec import Codec, codec_for, plain_codec_for
+from sa_asherah.orm.windows import Windows, check_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine.interfaces import Dialect
     from sqlalchemy.sql.operators import OperatorType
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Encrypted", "Sealed", "is_encrypted"]
 
 _MAX_PAD = 65536
+_ARGUMENTS: Final = ("inner", "owner", "partition", "label", "format", "reads", "storage", "bind_row", "pad")
 _STORAGES: Final = {
     "cell": {"binary": "binary", "text": "text"},
     "asherah": {"binary": "text", "text": "text", "json": "json"},
@@ -77,13 +79,14 @@ class Encrypted(TypeDecorator[Any]):
     cache_ok = True
 
     # SQLAlchemy takes cache keys from positional-or-keyword arguments only: none may become keyword-only.
-    def __init__(  # noqa: PLR0917 -- see above
+    def __init__(  # noqa: PLR0913, PLR0917 -- see above
         self,
         inner: TypeEngine[Any] | type[TypeEngine[Any]],
         owner: str | None = None,
         partition: str = "{}",
         label: str | None = None,
         format: Literal["cell", "asherah"] = "cell",  # noqa: A002 -- the name in the public signature
+        reads: Sequence[str] = (),
         storage: Literal["binary", "text", "json"] = "binary",
         bind_row: str | None = None,
         pad: int = 0,
@@ -100,6 +103,10 @@ class Encrypted(TypeDecorator[Any]):
                 table or column. A value cannot be read under another label. With `format="asherah"` it binds
                 nothing and only names the column in errors.
             format: `"cell"`, or `"asherah"` for data row records, which other Asherah implementations read.
+            reads: What is read besides `format`, each until the end of a day (UTC), while the column is re-encrypted:
+                `("plaintext@2027-06-30",)`; likewise `asherah`, `unpadded` (with `pad=`) and `not-row-bound` (with
+                `bind_row=`). Afterwards such a value raises. While plaintext is read, whoever can write to the
+                database can plant one.
             storage: `"binary"`, or `"text"` for a column that must stay text: a third longer, starts with `sa1:`. Data
                 row records, which are JSON, are stored as `"text"` unless as `"json"` (JSONB on PostgreSQL).
             bind_row: `key` of the primary key column: values are bound to their row too and cannot be moved to
@@ -116,9 +123,11 @@ class Encrypted(TypeDecorator[Any]):
         self.partition = partition
         self.label = label
         self.format = format
+        self.reads = (reads,) if isinstance(reads, str) else tuple(reads)
         self.storage = _storage(format, storage)
         self.bind_row = bind_row
         self.pad = pad
+        self.windows = Windows(self.reads)
         self.codec  # noqa: B018 -- refuses an unsupported inner type where it is declared
         self.hashable = self.inner.hashable  # documents and lists are not: what makes rows unique asks
         if partition.count("{}") != 1:
@@ -132,12 +141,18 @@ class Encrypted(TypeDecorator[Any]):
             )
         if type(pad) is not int or pad == 1 or not 0 <= pad <= _MAX_PAD:
             raise ConfigurationError(f"pad= is a number of bytes: 0 for none, else 2 to {_MAX_PAD}")
+        check_windows(self)
         super().__init__()
 
     @property
     def codec(self) -> Codec:
         """How values of the inner type become bytes."""
-        return plain_codec_for(self.inner) if self.format == "asherah" else codec_for(self.inner)
+        return self.plain_codec if self.format == "asherah" else codec_for(self.inner)
+
+    @property
+    def plain_codec(self) -> Codec:
+        """How values of the inner type stand in data row records, and text without encryption."""
+        return plain_codec_for(self.inner)
 
     @property
     def encode(self) -> Callable[[Any], bytes]:
@@ -151,14 +166,39 @@ class Encrypted(TypeDecorator[Any]):
         decode = self.codec.decode
         return (lambda plaintext: decode(cell.unpad(plaintext))) if self.pad else decode
 
+    def decode_as(self, flags: int, plaintext: bytes) -> Any:
+        """Make a value of the plaintext of a cell that has other flags than this type writes.
+
+        Args:
+            flags: The flags of the cell.
+            plaintext: What was in it.
+        """
+        return self.codec.decode(cell.unpad(plaintext) if flags & cell.PADDED else plaintext)
+
     @property
     def flags(self) -> int:
         """The flags that every cell of this type must have."""
         return (cell.ROW_BOUND if self.bind_row is not None else 0) | (cell.PADDED if self.pad else 0)
 
+    def variant(self, **changes: Any) -> Encrypted:
+        """Make the same declaration with other arguments, and without `reads=`.
+
+        Args:
+            **changes: Arguments of `Encrypted`.
+
+        Returns:
+            Another type; this one stays as it is.
+        """
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in _ARGUMENTS}
+        arguments.update({"reads": (), **changes})
+        return Encrypted(**arguments)
+
     @property
     def form(self) -> tuple[str, str, int]:
-        """Format, storage and flags: what is stored may be copied between columns where all three are the same."""
+        """Format, storage and flags: what is stored may be copied between columns where all three are the same.
+
+        Not from a column with `reads=`, whose values may be in other forms.
+        """
         return self.format, self.storage, self.flags
 
     @property
@@ -169,7 +209,7 @@ class Encrypted(TypeDecorator[Any]):
     def __repr__(self) -> str:
         """Give the expression that makes this type; Alembic writes it into migrations."""
         storage = _storage(self.format, "binary")
-        defaults: dict[str, object] = {"owner": None, "partition": "{}", "label": None, "format": "cell"}
+        defaults: dict[str, object] = {"owner": None, "partition": "{}", "label": None, "format": "cell", "reads": ()}
         defaults |= {"storage": storage, "bind_row": None, "pad": 0}
         arguments = [repr(self.inner)]
         arguments += [f"{name}={value!r}" for name in defaults if (value := getattr(self, name)) != defaults[name]]

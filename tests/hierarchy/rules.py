@@ -7,14 +7,17 @@ Where they differ (in brackets the decision of the design):
    look only (D11).
 2. At a look (every `check_interval`, and on SQLite in every statement) what encrypts must be in the key table. A record
    that the table lost comes back before its key, or the key that hangs on it, encrypts again (D4).
-3. The newest key of both levels is read in one query; the reference takes the system key in memory unseen (D11).
+3. The newest key of both levels is read in one query, and with it the owner's tombstone, which is read again in the
+   query that reads a new key of the owner back; the reference knows no tombstones and takes the system key in memory
+   unseen (D11).
 4. A revoked key gives way at once, to one that is dated a second later; the reference goes on with it until its minute
    is over (D5).
 5. A key from a clock that is ahead by more than 300 s decrypts but never encrypts (D5).
 6. A key that cannot be unwrapped is an error; the reference makes another one (D6, D7). Only a missing system key makes
    a new one, and never in its place: the old one may come back from a backup.
 7. Who decrypts looks again every `check_interval`, too, at the key and its system key in one query, and goes on with
-   the key in memory whatever is there; the reference loads the key anew, and fails if it is gone (D11).
+   the key in memory whatever is there, unless the record is gone and the owner has a tombstone; the reference loads the
+   key anew, and fails if it is gone (D11).
 """
 
 from __future__ import annotations
@@ -94,7 +97,8 @@ class Rules:
 
     def store(self, *keys: str) -> None:
         text = " ".join(sorted(keys))
-        self.calls += [f"insert {text}", f"read {text}"]
+        tombstone = " XK" if "IK:" in text else ""
+        self.calls += [f"insert {text}", f"read {text}{tombstone}"]
 
     def date(self, level: str, *after: str) -> str:
         """Date a new key: this minute, but after every key that it must not be taken for."""
@@ -143,7 +147,7 @@ class Rules:
 
     def choose(self) -> str:
         """The newest key of the table if it and its system key may encrypt; else a new one."""
-        self.calls.append("newest IK SK")
+        self.calls.append("newest IK SK XK")
         newest, system = self.newest(self.iks), self.newest(self.sks)
         self.seen = {system}
         same = newest == self.cached and self.state.table_ik == self.state.cache_ik and self.state.table_sk != "foreign"
@@ -160,16 +164,20 @@ class Rules:
         """The key that a value names, from memory or by exact coordinates; nothing else is tried."""
         if key == self.cached and not looked_lately:
             self.calls.append(f"read IK:{key} SK:{self.parent}")
-            # What the look finds stops encryption, and never takes a key away from those who read.
-            if key in self.iks and self.is_foreign(self.parent):
+            # What the look finds stops encryption, and takes no key away from those who read, but an erased owner's.
+            if key not in self.iks:
+                self.calls.append("read XK")
+            elif self.is_foreign(self.parent):
                 self.calls.append("decrypt")
         if key != self.cached:
             self.calls.append(f"read IK:{key}")
             if key not in self.iks:
+                self.calls.append("read XK")  # was the owner erased?
                 raise RefusedError("KeyNotFoundError")
             if self.parent != self.cached_system:
                 self.calls.append(f"read SK:{self.parent}")
                 if self.parent not in self.sks:
+                    self.calls.append("read XK")
                     raise RefusedError("KeyNotFoundError")
                 self.unwrap(self.parent)
         return f"IK:{key}"

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sa_asherah.core import aead
+from sa_asherah.core.ids import tombstone_of
 from sa_asherah.core.key_record import KeyRecord, bind, dump_key_record
 from sa_asherah.core.ports import KeyRow
 from sa_asherah.core.strict_json import base64_text
@@ -79,16 +80,16 @@ class LoggedTable(Table):
         self.log = Log()
 
     def newest(self, ids: Sequence[str], not_after: int) -> Mapping[str, KeyRow]:
-        text = "newest " + " ".join(sorted("SK" if one == SYSTEM_ID else "IK" for one in ids))
+        text = "newest " + " ".join(sorted(one[1:3] for one in ids))
         return self.log.call(text, lambda: super(LoggedTable, self).newest(ids, not_after))
 
     def exact(self, pairs: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], KeyRow]:
         text = "read " + " ".join(sorted(map(named, pairs)))
         return self.log.call(text, lambda: super(LoggedTable, self).exact(pairs))
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         text = "insert " + " ".join(sorted(named((row.id, row.created)) for row in rows))
-        self.log.call(text, lambda: super(LoggedTable, self).insert(rows))
+        return self.log.call(text, lambda: super(LoggedTable, self).insert(rows, parent))
 
 
 class LoggedService(FakeKMS):
@@ -116,6 +117,8 @@ class LoggedService(FakeKMS):
 
 def named(place: tuple[str, int]) -> str:
     """Name a key: its level and which of `DATES` it is; a new one by the seconds after the full minute."""
+    if place == tombstone_of(IK_ID):
+        return "XK"
     level = "SK" if place[0] == SYSTEM_ID else "IK"
     names = {date: name for name, date in DATES.items()}
     return f"{level}:{names.get(place[1], f'new+{place[1] - MINUTE}')}"

@@ -119,25 +119,35 @@ FRESH_SYSTEM_KEY = ["encrypt", "insert SK:new+0", "read SK:new+0"]
 BY_HAND = {
     "first value": (
         State("empty", "empty", "empty", "empty", "young"),
-        Told(["newest IK SK", *FRESH_SYSTEM_KEY, "insert IK:new+0", "read IK:new+0"], "IK:new+0"),
+        Told(["newest IK SK XK", *FRESH_SYSTEM_KEY, "insert IK:new+0", "read IK:new+0 XK"], "IK:new+0"),
     ),
-    "all is well": (State("valid", "valid", "valid", "valid", "young"), Told(["newest IK SK"], "IK:young")),
-    "cold start": (State("empty", "valid", "empty", "valid", "young"), Told(["newest IK SK", "decrypt"], "IK:young")),
+    "all is well": (State("valid", "valid", "valid", "valid", "young"), Told(["newest IK SK XK"], "IK:young")),
+    "cold start": (
+        State("empty", "valid", "empty", "valid", "young"),
+        Told(["newest IK SK XK", "decrypt"], "IK:young"),
+    ),
     "revoked in this very minute": (
         State("valid", "revoked", "valid", "valid", "young"),
-        Told(["newest IK SK", "insert IK:new+8", "read IK:new+8"], "IK:new+8"),
+        Told(["newest IK SK XK", "insert IK:new+8", "read IK:new+8 XK"], "IK:new+8"),
     ),
     "system key revoked": (
         State("valid", "valid", "valid", "revoked", "young"),
         Told(
-            ["newest IK SK", "encrypt", "insert SK:new+8", "read SK:new+8", "insert IK:new+8", "read IK:new+8"],
+            ["newest IK SK XK", "encrypt", "insert SK:new+8", "read SK:new+8", "insert IK:new+8", "read IK:new+8 XK"],
             "IK:new+8",
         ),
     ),
     "both lost": (
         State("valid", "empty", "valid", "empty", "young"),
         Told(
-            ["newest IK SK", "read SK:young", "insert SK:young", "read SK:young", "insert IK:young", "read IK:young"],
+            [
+                "newest IK SK XK",
+                "read SK:young",
+                "insert SK:young",
+                "read SK:young",
+                "insert IK:young",
+                "read IK:young XK",
+            ],
             "IK:young",
         ),
     ),
@@ -145,40 +155,40 @@ BY_HAND = {
         State("empty", "valid", "empty", "empty", "young"),
         Told(
             [
-                "newest IK SK",
+                "newest IK SK XK",
                 "read SK:young",
                 "encrypt",
                 "insert SK:new+8",
                 "read SK:new+8",
                 "insert IK:new+8",
-                "read IK:new+8",
+                "read IK:new+8 XK",
             ],
             "IK:new+8",
         ),
     ),
     "another service's blob": (
         State("empty", "valid", "empty", "foreign", "young"),
-        Told(["newest IK SK", "decrypt"], error="KmsCiphertextError"),
+        Told(["newest IK SK XK", "decrypt"], error="KmsCiphertextError"),
     ),
     "a clock 200 s ahead": (
         State("empty", "near", "empty", "near", "near"),
-        Told(["newest IK SK", "decrypt"], "IK:near"),
+        Told(["newest IK SK XK", "decrypt"], "IK:near"),
     ),
     "a clock an hour ahead": (
         State("empty", "far", "empty", "far", "far"),
-        Told(["newest IK SK", "read SK:far", *FRESH_SYSTEM_KEY, "insert IK:new+0", "read IK:new+0"], "IK:new+0"),
+        Told(["newest IK SK XK", "read SK:far", *FRESH_SYSTEM_KEY, "insert IK:new+0", "read IK:new+0 XK"], "IK:new+0"),
     ),
     "lost system key from a clock an hour ahead": (
         State("valid", "revoked", "far", "empty", "far"),
         Told(
             [
-                "newest IK SK",
+                "newest IK SK XK",
                 "read SK:far",
                 "insert SK:far",
                 "read SK:far",
                 *FRESH_SYSTEM_KEY,
                 "insert IK:new+8",
-                "read IK:new+8",
+                "read IK:new+8 XK",
             ],
             "IK:new+8",
         ),
@@ -217,17 +227,17 @@ READS_BY_HAND = {
     "lost, and still in memory": (
         State("valid", "empty", "valid", "empty", "young"),
         "look is due",
-        Told(["read IK:young SK:young"], "IK:young"),
+        Told(["read IK:young SK:young", "read XK"], "IK:young"),
     ),
     "lost": (
         State("empty", "empty", "valid", "valid", "young"),
         "looked lately",
-        Told(["read IK:young"], error="KeyNotFoundError"),
+        Told(["read IK:young", "read XK"], error="KeyNotFoundError"),
     ),
     "its system key lost": (
         State("empty", "valid", "empty", "empty", "young"),
         "looked lately",
-        Told(["read IK:young", "read SK:young"], error="KeyNotFoundError"),
+        Told(["read IK:young", "read SK:young", "read XK"], error="KeyNotFoundError"),
     ),
     "another service's blob": (
         State("empty", "valid", "empty", "foreign", "young"),

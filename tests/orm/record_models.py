@@ -24,7 +24,7 @@ RECORDS: Final = COLUMNS[:-1]
 
 
 def record(inner: TypeEngine[Any], storage: Any = "text", label: str | None = None) -> Encrypted:
-    return Encrypted(inner, "clinic_id", PARTITION, label, "asherah", storage)
+    return Encrypted(inner, "clinic_id", PARTITION, label, "asherah", storage=storage)
 
 
 sheets: Final = Table(

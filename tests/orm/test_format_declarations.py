@@ -58,7 +58,7 @@ def test_the_type_says_what_it_is_and_no_two_are_taken_for_each_other() -> None:
 def test_the_column_is_text_or_json() -> None:
     storages: tuple[Literal["text", "json"], ...] = "text", "json"
     columns: list[Column[Any]] = [
-        Column(name, Encrypted(JSON(), "o", "{}", name, "asherah", name)) for name in storages
+        Column(name, Encrypted(JSON(), "o", "{}", name, "asherah", storage=name)) for name in storages
     ]
     table = Table("t", MetaData(), Column("o", Integer), *columns)
     dialects: list[Any] = [sqlite.dialect, postgresql.dialect, mysql.dialect]  # their constructors are not typed

@@ -8,6 +8,7 @@ import base64
 import pickle
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,15 +82,23 @@ async def test_the_loop_turns_while_the_key_service_is_asked(anywhere: Asherah, 
     assert len(await asyncio.gather(*tasks)) == 3
 
 
-async def test_the_loop_turns_while_the_key_table_is_locked(asherah: Asherah, engine: Engine) -> None:
+async def test_the_loop_turns_while_the_key_table_is_locked(
+    asherah: Asherah, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = asherah.session_async("7")
     with closing(sqlite3.connect(make_url(engine.url).database or "", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
+        asked, connect = threading.Event(), sqlite3.connect
+
+        def told(*args: Any, **options: Any) -> Any:
+            asked.set()
+            return connect(*args, **options)
+
+        monkeypatch.setattr(sqlite3, "connect", told)
         task = asyncio.create_task(session.encrypt(b"data"))
-        for _ in range(20):
-            await asyncio.sleep(0.005)
+        assert await asyncio.to_thread(asked.wait, 10)
         assert not task.done()
-        other.execute("COMMIT")
+        other.execute("COMMIT")  # what could not happen if the loop waited for the lock
         assert await session.decrypt(await task) == b"data"
 
 

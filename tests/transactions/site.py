@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, tex
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from sa_asherah.metastore.rows import MySQLRows, PostgreSQLRows
+from sa_asherah.metastore.mysql import MySQLRows
+from sa_asherah.metastore.postgresql import PostgreSQLRows
 from sa_asherah.metastore.sqlite import SQLiteRows
 from tests.transactions.programs.notes import Base, asherah, note, read_all
 

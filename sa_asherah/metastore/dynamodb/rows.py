@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sa_asherah.boto import Failure
 from sa_asherah.core.ids import MAX_CREATED
+from sa_asherah.core.ports import KeyRow
 from sa_asherah.metastore.dynamodb.items import item_of, key_of, record_of, row_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from sa_asherah.core.ports import KeyRow
     from sa_asherah.metastore.dynamodb.items import Item
     from sa_asherah.metastore.dynamodb.table import Table
 
 __all__ = ["ItemRows"]
 
 _PARALLEL = 8
+_TRIES = 5
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -112,16 +113,70 @@ class ItemRows:
         item = self._item((row.id, row.created))
         return item is not None and item.get("KeyRecord") == record
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         """Insert the rows whose (id, created) is not taken.
 
         Args:
             rows: The rows.
+            parent: The row of the key that wraps theirs. It needs the right `dynamodb:ConditionCheckItem`.
+
+        Returns:
+            Whether the parent is there and not retired.
 
         Raises:
             MetastoreError: The table cannot be written.
         """
-        _each(lambda row: self._put(Item=item_of(row), ConditionExpression="attribute_not_exists(Id)"), rows)
+        if parent is None:
+            _each(lambda row: self._put(Item=item_of(row), ConditionExpression="attribute_not_exists(Id)"), rows)
+            return True
+        return all(_each(lambda row: self._put_child(row, parent), rows))
+
+    def remove(self, row: KeyRow) -> bool:
+        """Delete a row, if it is still exactly the one that was read. It needs the right `dynamodb:DeleteItem`.
+
+        Args:
+            row: The row as it was read.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            MetastoreError: The table cannot be read or written.
+        """
+        item = self._item((row.id, row.created))
+        if item is None or text_of(item.get("KeyRecord")) != row.text:
+            return False
+        request: dict[str, Any] = {
+            "TableName": self._table.name,
+            "Key": key_of(row.id, row.created),
+            "ConditionExpression": "KeyRecord = :read",
+            "ExpressionAttributeValues": {":read": item["KeyRecord"]},
+        }
+        try:
+            self._table.ask(lambda client: client.delete_item(**request))
+        except Failure:
+            return False
+        return True
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        """Insert tombstones, then overwrite every record of some ids, one after the other.
+
+        Args:
+            tombstones: Rows to insert unless they are there.
+            ids: Exact key ids.
+            text: Gives the new record of a row.
+
+        Returns:
+            The rows as they are now.
+
+        Raises:
+            MetastoreError: The table cannot be written.
+        """
+        self.insert(tombstones)
+        found = [row for key_id in ids for row in self.versions(key_id)]
+        new = [KeyRow(row.id, row.created, text(row)) for row in found]
+        _each(lambda row: self._put(Item=item_of(row)), new)
+        return new
 
     def _item(self, place: tuple[str, int]) -> Item | None:
         answer = self._table.ask(
@@ -135,6 +190,34 @@ class ItemRows:
         except Failure:
             return False
         return True
+
+    def _put_child(self, row: KeyRow, parent: KeyRow) -> bool:
+        check = {
+            "TableName": self._table.name,
+            "Key": key_of(parent.id, parent.created),
+            "ConditionExpression": "attribute_exists(Id) AND attribute_not_exists(KeyRecord.Retired)",
+        }
+        put = {
+            "TableName": self._table.name,
+            "Item": item_of(row),
+            "ConditionExpression": "attribute_not_exists(Id)",
+        }
+        items: Any = [{"ConditionCheck": check}, {"Put": put}]
+        for _ in range(_TRIES):
+            try:
+                self._table.ask(lambda client: client.transact_write_items(TransactItems=items))
+            except Failure:
+                # Refused for the parent; or the row is taken, which is no error; or another transaction was faster.
+                if not self._is_usable(parent):
+                    return False
+                if self._item((row.id, row.created)) is None:
+                    continue
+            break
+        return True
+
+    def _is_usable(self, parent: KeyRow) -> bool:
+        item = self._item((parent.id, parent.created))
+        return item is not None and "Retired" not in item.get("KeyRecord", {}).get("M", {})
 
     def _descending(self, key_id: str, not_after: int, page: int) -> Iterator[KeyRow]:
         request: dict[str, Any] = {

@@ -100,12 +100,32 @@ class Table:
                 self.texts[row.id, row.created] = text
         return is_same
 
-    def insert(self, rows: Sequence[KeyRow]) -> None:
+    def insert(self, rows: Sequence[KeyRow], parent: KeyRow | None = None) -> bool:
         self.calls.append(("insert", len(rows)))
         self.before_insert(rows)
         with self._lock:
+            if parent is not None and self.texts.get((parent.id, parent.created)) != parent.text:
+                return False
             for row in rows:
                 self.texts.setdefault((row.id, row.created), row.text)
+        return True
+
+    def remove(self, row: KeyRow) -> bool:
+        self.calls.append(("remove", 1))
+        with self._lock:
+            is_same = self.texts.get((row.id, row.created)) == row.text
+            if is_same:
+                del self.texts[row.id, row.created]
+        return is_same
+
+    def erase(self, tombstones: Sequence[KeyRow], ids: Sequence[str], text: Callable[[KeyRow], str]) -> list[KeyRow]:
+        self.calls.append(("erase", len(ids)))
+        with self._lock:
+            for row in tombstones:
+                self.texts.setdefault((row.id, row.created), row.text)
+            new = [KeyRow(*place, text(KeyRow(*place, self.texts[place]))) for place in self.texts if place[0] in ids]
+            self.texts.update({(row.id, row.created): row.text for row in new})
+        return new
 
     def created(self, row_id: str) -> list[int]:
         return sorted(created for found, created in self.texts if found == row_id)

@@ -357,7 +357,7 @@ def test_without_a_cache_of_intermediate_keys_each_use_reads_them(world: World) 
     for _ in range(2):
         process.encryption_keys(["7"])
         process.decryption_key("7", START)
-    assert world.table.calls == [("newest", 2), ("exact", 1)] * 2
+    assert world.table.calls == [("newest", 3), ("exact", 1)] * 2
     assert world.kms.calls == ["decrypt"]
     assert process.row_keys == {"reader": {}}
     assert len(process._keyring.intermediate) == 0

@@ -163,13 +163,13 @@ def test_the_count_outlives_the_stay_in_memory(world: World) -> None:
 
 
 def test_counts_are_bounded_and_the_high_ones_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sa_asherah.core.keyring._MAX_COUNTERS", 20)
+    monkeypatch.setattr("sa_asherah.core.wear._MAX_COUNTERS", 20)
     process = world.process(max_wraps=10, cache_size=1)
     key = process.encryption_keys(["7"])["7"]
     for _ in range(10):
         key.wrap(bytes(32))
     process.encryption_keys([str(n) for n in range(8, 108)])
-    assert len(process._keyring._wraps) <= 20
+    assert len(process._keyring._wear._wraps) <= 20
     assert process.encryption_keys(["7"])["7"].created > START
 
 
