@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sa_asherah import Asherah, Encrypted, KeyRecordError, StaticKeyWarning
 from sa_asherah.kms import StaticKMS, Succession
+from sa_asherah.shred import OwnerShred
 
 DAY = 86_400
 _ZERO = timedelta(0)
@@ -35,6 +36,17 @@ class Patient(Base):
     ssn: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id"))
     note: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id", storage="text"))
     card: Mapped[str | None] = mapped_column(Encrypted(String(), owner="clinic_id", format="asherah", storage="text"))
+
+
+class Visit(Base):
+    """A column that still takes what was written before it was encrypted."""
+
+    __tablename__ = "visits"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    clinic_id: Mapped[int]
+    reason: Mapped[str] = mapped_column(
+        Encrypted(String(), owner="clinic_id", partition="visits-{}", storage="text", reads=("plaintext@2029-12-31",))
+    )
 
 
 class Clock:
@@ -110,6 +122,8 @@ class Stage:
         self.clock.now += 1
         self._write(engine, 4, canary)  # appeared
         self._move()  # rewrapped
+        self._read_through(engine)  # read in an older form
+        OwnerShred(engine, first, "9").begin()  # erased
         with first.session("8") as session:
             assert session.decrypt(session.encrypt(canary.encode())) == canary.encode()
         self.edit("_IK_7_records_clinic", Bind="A" * 43 + "=")
@@ -119,6 +133,12 @@ class Stage:
         except KeyRecordError:
             return
         raise AssertionError("an altered record was taken")
+
+    @staticmethod
+    def _read_through(engine: Engine) -> None:
+        with Session(engine) as session:
+            session.execute(text("INSERT INTO visits (id, clinic_id, reason) VALUES (1, 7, 'a check')"))
+            assert session.scalars(select(Visit.reason)).one() == "a check"
 
     def _move(self) -> None:
         asherah, engine = self.process(Succession(static(NEW_MASTER_KEY), static()))
