@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from sa_asherah.core.rewrap import Problem, Report
 
-__all__ = ["date_text", "print_json", "print_line", "print_report", "print_table", "status_of"]
+__all__ = [
+    "date_text",
+    "print_bars",
+    "print_json",
+    "print_line",
+    "print_problems",
+    "print_report",
+    "print_table",
+    "status_of",
+]
 
 
 def print_json(members: Mapping[str, object]) -> None:
@@ -54,6 +63,30 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[str]], styles: Map
     for row in rows:
         table.add_row(*map(Text, row), style=(styles or {}).get(row[0]))
     Console().print(table)
+
+
+def print_bars(bars: Sequence[tuple[str, int, int]], names: tuple[str, str]) -> None:
+    """Print a plot of bars, each of two parts.
+
+    Args:
+        bars: Name and parts of each.
+        names: What the parts are.
+    """
+    console = Console()
+    # Where the terminal knows no blocks, and where there are no colours, the parts still differ.
+    full, light = ("█", "░") if "utf" in (console.encoding or "").lower() else ("#", "-")
+    largest = max((one + other for _, one, other in bars), default=0)
+    widest = max(len(name) for name, _, _ in bars)
+    space = max(10, min(60, console.width - widest - 24))
+    for name, one, other in bars:
+        first, second = (round(space * part / largest) if largest else 0 for part in (one, other))
+        # What there is must be seen, however little it is.
+        line = Text(f"{name:>{widest}} ")
+        line.append(full * max(first, one > 0), "green")
+        line.append(light * max(second, other > 0), "dim")
+        line.append(f" {one} + {other}")
+        console.print(line, soft_wrap=True)
+    console.print(Text(f"{'':>{widest}} {full} {names[0]}  {light} {names[1]}", "dim"), soft_wrap=True)
 
 
 def date_text(seconds: float | None) -> str | None:
@@ -99,15 +132,21 @@ def print_report(report: Report, *, as_json: bool) -> None:
         f"{report.found} system keys: {report.moved} {moved}, {report.already} already as wanted, {report.skipped} "
         f"retired and skipped, {len(report.failed)} failed"
     )
-    _print_problems("failed", report.failed)
-    _print_problems("appeared", report.late)
+    print_problems("failed", report.failed)
+    print_problems("appeared", report.late)
     if not report.found:
         print_line("Nothing found: check SERVICE_NAME, PRODUCT_ID, REGION_SUFFIX and the database.", "bold red")
     elif report.is_complete:
         print_line("Dry run: nothing was written." if report.dry_run else "Done: each opens to the same key.", "green")
 
 
-def _print_problems(what: str, problems: Iterable[Problem]) -> None:
+def print_problems(what: str, problems: Iterable[Problem]) -> None:
+    """Print what is wrong with keys, a line each.
+
+    Args:
+        what: What happened to them.
+        problems: The keys and the reasons.
+    """
     for problem in problems:
         place = f"{problem.id} created {problem.created} ({date_text(problem.created)})"
         print_line(f"{what}: {place}: {' '.join(problem.reason.split())}", "red")

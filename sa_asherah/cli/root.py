@@ -9,9 +9,16 @@ import click
 
 from sa_asherah.cli.command import Group
 from sa_asherah.cli.demonstration import demo
+from sa_asherah.cli.doctor import doctor
+from sa_asherah.cli.initial import init
+from sa_asherah.cli.inventory import status
+from sa_asherah.cli.keys import export_keys, import_keys
 from sa_asherah.cli.kms import kms
+from sa_asherah.cli.reencryption import reencrypt, verify
+from sa_asherah.cli.revocation import revoke
 from sa_asherah.cli.rotation import rotate
-from sa_asherah.cli.vault import vault
+from sa_asherah.cli.shred import shred
+from sa_asherah.cli.vault import rewrap, vault
 
 __all__ = ["cli"]
 
@@ -45,5 +52,20 @@ def cli() -> None:
     """
 
 
-for _command in (demo, kms, rotate, vault):
+for _command in (
+    demo,
+    doctor,
+    export_keys,
+    import_keys,
+    init,
+    kms,
+    reencrypt,
+    revoke,
+    rotate,
+    shred,
+    status,
+    vault,
+    verify,
+):
     cli.add_command(_command)
+cli.add_command(rewrap, "rewrap")  # also there, since it is an operation on keys like `rotate`

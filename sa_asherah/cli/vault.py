@@ -18,7 +18,7 @@ from sa_asherah.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["vault"]
+__all__ = ["rewrap", "vault"]
 
 _STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
 

@@ -20,6 +20,13 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("mariadb", marks=pytest.mark.long)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database, for each supported kind in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture
 def vault(openbao: OpenBao) -> dict[str, str]:
     """The settings of a Transit key of the test's own, with a token for `vault rewrap` and for the application."""

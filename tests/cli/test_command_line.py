@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import create_engine
+from flask import Flask
+from sqlalchemy import Engine, create_engine
 
 import sa_asherah
 from sa_asherah.cli.deployment import Deployment
@@ -21,7 +23,7 @@ from sa_asherah.cli.root import cli
 from sa_asherah.kms.vault import VaultTransitKMS
 from tests.cli.site import BASE, Site, run
 
-COMMANDS = [("rotate",), ("kms", "migrate", "--from", "static", "--to", "vault"), ("vault", "rewrap")]
+COMMANDS = [("init",), ("rotate",), ("kms", "migrate", "--from", "static", "--to", "vault"), ("vault", "rewrap")]
 NO_EXTRA = (
     "import sys; sys.modules['{}'] = None; sys.modules.pop('sa_asherah', None);"
     "import importlib.util as u; real = u.find_spec;"
@@ -71,7 +73,7 @@ def test_help_names_exit_statuses_and_completion_and_needs_no_key_service() -> N
 
 
 def test_completion_is_clicks_own() -> None:
-    done = program("-m", "sa_asherah", _SA_ASHERAH_COMPLETE="bash_complete", COMP_WORDS="sa-asherah v", COMP_CWORD="1")
+    done = program("-m", "sa_asherah", _SA_ASHERAH_COMPLETE="bash_complete", COMP_WORDS="sa-asherah va", COMP_CWORD="1")
     assert done.stdout.split() == ["plain,vault"]
 
 
@@ -87,6 +89,8 @@ def test_the_demo_is_a_command() -> None:
     outcome = run({}, "demo")
     assert outcome.status == 0
     assert "0 plaintext bytes in the file" in outcome.out.splitlines()[-1]
+    shown = run({}, "demo", "--json")
+    assert (shown.status, shown.json["passed"], shown.json["lines"][-1]) == (0, True, outcome.out.splitlines()[-1])
 
 
 # Wrong settings
@@ -170,24 +174,80 @@ def test_a_policy_needs_a_key_and_a_job_that_there_is() -> None:
 # Mounted elsewhere
 
 
-def test_another_program_mounts_the_commands_with_its_own_engine(static_site: Site) -> None:
+@pytest.fixture
+def engine(static_site: Site) -> Iterator[Engine]:
+    """The engine of a web application whose service has a system key."""
     static_site.now = time.time()
     static_site.live("static", 1)
     engine = create_engine(static_site.url)
-    queries: list[object] = []
+    yield engine
+    engine.dispose()
 
-    @click.group()
+
+def system_keys(engine: Engine) -> int:
+    with engine.connect() as connection:  # it is still the application's own
+        found: int = connection.exec_driver_sql(
+            "SELECT count(*) FROM encryption_key WHERE id LIKE '\\_SK%' ESCAPE '\\'"
+        ).scalar_one()
+    return found
+
+
+def test_flask_mounts_the_commands_with_its_own_engine(engine: Engine, static_site: Site) -> None:
+    app = Flask(__name__)
+
+    @app.cli.group("asherah", commands=cli.commands)
     @click.pass_context
-    def flask(ctx: click.Context) -> None:
+    def asherah(ctx: click.Context) -> None:
         ctx.obj = Deployment({**static_site.environ, "ASHERAH_DATABASE_URL": ""}, engine)
 
-    flask.add_command(cli, "asherah")
-    result = CliRunner().invoke(flask, ["asherah", "rotate", "--force"])
-    assert (result.exit_code, result.output.startswith("Made")) == (0, True)
-    with engine.connect() as connection:  # still the program's own
-        queries.extend(connection.exec_driver_sql("SELECT id FROM encryption_key WHERE id LIKE '\\_SK%' ESCAPE '\\'"))
-    engine.dispose()
-    assert len(queries) == 2
+    runner = app.test_cli_runner()
+    made = runner.invoke(args=["asherah", "rotate", "--force"])
+    assert (made.exit_code, made.output.startswith("Made"), system_keys(engine)) == (0, True, 2)
+    assert runner.invoke(args=["asherah", "vault", "policy"]).exit_code == 2
+    assert set(cli.commands) <= set(runner.invoke(args=["asherah", "--help"]).output.split())
+
+
+def test_flask_mounts_them_with_the_environment(engine: Engine, static_site: Site) -> None:
+    app = Flask(__name__)
+    app.cli.add_command(cli, "asherah")
+    found = app.test_cli_runner().invoke(args=["asherah", "status", "--json"], env=static_site.environ)
+    assert (found.exit_code, len(json.loads(found.output)["system_keys"])) == (0, system_keys(engine))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["rotate", "--force"], 0, "Made: system key"),
+        (["revoke", "--partition", "nobody", "--yes"], 3, "Nothing found"),
+        (["revoke"], 2, "Error: what is to be revoked?"),
+        (["rotate", "--ahead", "x"], 2, "Invalid value for '--ahead'"),
+        (["kms", "migrate", "--from", "static", "--to", "vault"], 2, "VAULT_"),
+    ],
+)
+def test_a_management_command_of_django_calls_them_with_arguments(
+    arguments: list[str],
+    status: int,
+    said: str,
+    engine: Engine,
+    static_site: Site,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Django hands over a list, and takes the exit status of the process for its own."""
+    deployment = Deployment({**static_site.environ, "ASHERAH_DATABASE_URL": ""}, engine)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments, "manage.py asherah", obj=deployment)
+    shown = capsys.readouterr()
+    assert (ended.value.code, said in shown.out + shown.err) == (status, True)
+    assert system_keys(engine) == 1 + (status == 0)
+
+
+def test_called_within_a_program_the_status_is_returned(engine: Engine, static_site: Site) -> None:
+    deployment = Deployment({**static_site.environ, "ASHERAH_DATABASE_URL": ""}, engine)
+    statuses = [
+        cli.main(arguments, "asherah", standalone_mode=False, obj=deployment)
+        for arguments in (["status"], ["revoke", "--system", "--created", "1", "--yes"], ["revoke"])
+    ]
+    assert statuses == [0, 3, 2]
 
 
 def test_beside_another_programs_context_the_environment_counts(static_site: Site) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from tests.servers.moto import REGIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sa_asherah.core.ids import KeyIds
     from sa_asherah.core.ports import KeyRows
     from tests.servers.moto import Aws
 
@@ -223,8 +225,8 @@ def test_foreign_rows_are_passed_over(aws: Aws, metastore: DynamoDBMetastore) ->
     assert [one.created for one in metastore.run(lambda rows: rows.versions("_SK_s_p"))] == [START]
 
 
-def hierarchy(metastore: DynamoDBMetastore, **policy: Any) -> Hierarchy:
-    return Hierarchy(IDS, CryptoPolicy(**policy), KMS, metastore)
+def hierarchy(metastore: DynamoDBMetastore, ids: KeyIds = IDS, **policy: Any) -> Hierarchy:
+    return Hierarchy(ids, CryptoPolicy(**policy), KMS, metastore)
 
 
 @pytest.mark.parametrize(
@@ -252,8 +254,9 @@ def test_a_record_that_is_none_is_an_error_and_no_reason_for_a_new_key(
     assert len(raw(aws, metastore)) == count
 
 
-def test_every_read_is_consistent_and_the_rights_are_the_others(
-    aws: Aws, metastore: DynamoDBMetastore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ids", [IDS, dataclasses.replace(IDS, peers=True)], ids=["alone", "peers"])
+def test_every_read_is_consistent_and_with_peers_the_rights_are_theirs(
+    aws: Aws, metastore: DynamoDBMetastore, monkeypatch: pytest.MonkeyPatch, ids: KeyIds
 ) -> None:
     seen: list[Any] = []
     ask = metastore._table.ask
@@ -266,12 +269,15 @@ def test_every_read_is_consistent_and_the_rights_are_the_others(
         return ask(spied, **options)
 
     monkeypatch.setattr(metastore._table, "ask", spy)
-    keys = hierarchy(metastore)
-    made = keys.encryption_keys(["7", "8"])
-    hierarchy(metastore).decryption_key("7", made["7"].created)
-    assert {operation for _, operation in aws.calls} == {"GetItem", "Query", "PutItem"}
-    assert all(params["ConsistentRead"] for params in seen if "Item" not in params)
-    assert all("ConditionExpression" in params for params in seen if "Item" in params)
+    made = hierarchy(metastore, ids).encryption_keys(["7", "8"])
+    hierarchy(metastore, ids).decryption_key("7", made["7"].created)
+    rights = {"GetItem", "Query", "PutItem"}
+    assert {operation for _, operation in aws.calls} == (rights if ids.peers else rights | {"TransactWriteItems"})
+    writes = [params for params in seen if "Item" in params]
+    guarded = [item for params in seen for item in params.get("TransactItems", ())]
+    assert all(params["ConsistentRead"] for params in seen if not params.keys() & {"Item", "TransactItems"})
+    assert all("ConditionExpression" in params for params in writes)
+    assert all("ConditionExpression" in part for item in guarded for part in item.values())
 
 
 REFUSALS = [
