@@ -44,7 +44,7 @@ class Slot:
     @cached_property
     def type(self) -> Encrypted:
         """The column's type."""
-        return self.column.column.type  # type: ignore[return-value]
+        return self.column.column.type  # type: ignore[return-value] # a plan has encrypted columns only
 
     @cached_property
     def name(self) -> str:

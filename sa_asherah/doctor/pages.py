@@ -63,7 +63,7 @@ def _position(key: Sequence[Any] | None) -> tuple[Any, ...] | None:
 def _size_of(column: ColumnElement[Any], dialect: str) -> ColumnElement[int]:
     """Measure a stored value, as far as the database can without reading it."""
     name = {"postgresql": "pg_column_size", "sqlite": "length"}.get(dialect, "octet_length")
-    return getattr(func, name)(column, type_=Integer())  # type: ignore[no-any-return]
+    return getattr(func, name)(column, type_=Integer())  # type: ignore[no-any-return] # a name of `func` is Any
 
 
 def _parts(heads: Sequence[Row[Any]]) -> Iterator[Sequence[Any]]:

@@ -40,7 +40,7 @@ def label_of(column: Column[Any], type_: Encrypted | None = None) -> str:
     Returns:
         The type's own label, else `table.column`.
     """
-    declared: Encrypted = type_ or column.type  # type: ignore[assignment]
+    declared: Encrypted = type_ or column.type  # type: ignore[assignment] # of an encrypted column
     return declared.label or f"{column.table.name}.{column.name}"
 
 

@@ -113,7 +113,7 @@ class Form(ABC):
         Raises:
             AsherahError: One of `UNOPENED` if a value cannot be sealed: seal them one by one to find it.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # what others wrote is a source only: a plan refuses it as a target
 
     def key_of(self, raw: Any) -> str:
         """Say for the counts what a value is under: the date of its key, which many owners share, or what else it is.
